@@ -1,0 +1,20 @@
+// The vector kernels, compiled for AVX2.
+#if defined(__x86_64__)
+#include "backends/cpu/attention_kernels_simd.h"
+#include "backends/cpu/kernels.h"
+#include "backends/cpu/logit_kernels_simd.h"
+#include "backends/cpu/row_kernels_simd.h"
+#include "backends/cpu/simd_avx2.h"
+
+namespace tinyllm {
+
+using avx2::Vec;
+
+const CpuKernels kAvx2Kernels{simd_row_kernels<Vec, float>(),
+                              simd_row_kernels<Vec, f16>(),
+                              simd_row_kernels<Vec, bf16>(),
+                              {simd_multiply_add<Vec, 2>, simd_softmax_page<Vec>},
+                              simd_logit_kernels<Vec>()};
+
+}  // namespace tinyllm
+#endif

@@ -1,0 +1,18 @@
+// Quantisation of a checkpoint tensor into the CPU backend's weights (layout: model/layout.h).
+#pragma once
+
+#include <cstdint>
+
+#include "backends/cpu/isa.h"
+#include "ops/backend.h"
+
+namespace tinyllm {
+
+// Backend::load_linear for weights in host memory: fills the rows of `weight` that `rows` names from `tensor`
+// ([tensor.rows, weight.k]; its data may be unaligned) and returns the flat index of its first bad value, or -1. Bad is
+// NaN or Inf, and what the target cannot hold: a value whose group's scale overflows f16 or, unquantised, one that is
+// finite in the tensor but infinite in weight.dtype. The contents of `weight` are undefined where a value is bad.
+// Every instruction set gives the same bits.
+int64_t quantize_linear(CpuIsa isa, const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor);
+
+}  // namespace tinyllm

@@ -1,0 +1,89 @@
+// Quantisation of a row for any Vec of simd_avx2.h or simd_avx512.h that can also store int8. Same results as the plain
+// loops in quantize.cpp: each step (division, rounding) is exact or rounds to nearest even in both.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "backends/cpu/quantize_row.h"
+#include "backends/cpu/row_kernels_simd.h"
+
+namespace tinyllm::quantize_simd {
+
+// One group of n weights; false where one is bad.
+template <typename V, typename S>
+bool quantize_group(const S* in, int64_t n, int8_t* q, f16* scale) {
+    using Float = typename V::Float;
+    Float largest = V::zero();
+    Float not_finite = V::zero();  // 0 until a NaN or Inf comes, NaN from then on
+    const auto look = [&](Float x) {
+        largest = V::max(V::max(x, V::zero() - x), largest);
+        not_finite = V::fma(x, V::zero(), not_finite);
+    };
+    for_vectors<V>(
+        n, [&](int64_t i) { look(V::load(in + i)); },
+        [&](int64_t i, int count) { look(V::load_first(in + i, count)); });
+    V::store_first(scale, V::set(V::max_of(largest) / 127.0f), 1);
+    constexpr uint16_t kInfinity = 0x7c00;
+    if (V::sum(not_finite) != 0 || scale->bits == kInfinity) return false;
+    if (scale->bits == 0) {
+        std::memset(q, 0, static_cast<size_t>(n));
+        return true;
+    }
+    const Float divisor = V::set(V::first_lane(V::load_first(scale, 1)));
+    for_vectors<V>(
+        n, [&](int64_t i) { V::store_rounded(q + i, V::load(in + i) / divisor); },
+        [&](int64_t i, int count) { V::store_rounded_first(q + i, V::load_first(in + i, count) / divisor, count); });
+    return true;
+}
+
+template <typename V, typename S>
+bool quantize_row(const LinearWeight& weight, int64_t row, const S* in) {
+    const int64_t k = weight.k, length = weight.group_length, groups = (k + length - 1) / length;
+    int8_t* q = static_cast<int8_t*>(weight.data) + row * k;
+    f16* scale = static_cast<f16*>(weight.scales) + row * groups;
+    for (int64_t begin = 0; begin < k; begin += length, ++scale) {
+        const int64_t n = k - begin < length ? k - begin : length;
+        if (!quantize_group<V>(in + begin, n, q + begin, scale)) return false;
+    }
+    return true;
+}
+
+template <typename V, typename T, typename S>
+bool convert_row(const LinearWeight& weight, int64_t row, const S* in) {
+    T* out = static_cast<T*>(weight.data) + row * weight.k;
+    typename V::Float not_finite = V::zero();
+    for_vectors<V>(
+        weight.k,
+        [&](int64_t i) {
+            V::store(out + i, V::load(in + i));
+            not_finite = V::fma(V::load(out + i), V::zero(), not_finite);
+        },
+        [&](int64_t i, int count) {
+            V::store_first(out + i, V::load_first(in + i, count), count);
+            not_finite = V::fma(V::load_first(out + i, count), V::zero(), not_finite);
+        });
+    return V::sum(not_finite) == 0;
+}
+
+template <typename V, typename S>
+bool load_row_from(const LinearWeight& weight, int64_t row, const void* data) {
+    const S* in = static_cast<const S*>(data);  // perhaps unaligned: only vector loads touch it
+    if (weight.quantization == QuantizationType::W8A16) return quantize_row<V>(weight, row, in);
+    switch (weight.dtype) {
+        case DType::F16: return convert_row<V, f16>(weight, row, in);
+        case DType::BF16: return convert_row<V, bf16>(weight, row, in);
+        default: return convert_row<V, float>(weight, row, in);
+    }
+}
+
+template <typename V>
+bool load_row(const LinearWeight& weight, int64_t row, DType source, const void* data) {
+    switch (source) {
+        case DType::F16: return load_row_from<V, f16>(weight, row, data);
+        case DType::BF16: return load_row_from<V, bf16>(weight, row, data);
+        default: return load_row_from<V, float>(weight, row, data);
+    }
+}
+
+}  // namespace tinyllm::quantize_simd

@@ -1,0 +1,226 @@
+#include "backends/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <bit>
+#include <optional>
+
+#include "backends/cuda/attention.h"
+#include "backends/cuda/linear.h"
+#include "backends/cuda/ops.h"
+#include "backends/cuda/runtime/cuda_buffer.h"
+#include "backends/cuda/runtime/cuda_check.h"
+#include "backends/cuda/runtime/device_info.h"
+#include "backends/cuda/runtime/device_scope.h"
+#include "backends/cuda/runtime/graph_cache.h"
+#include "backends/cuda/transfer.h"
+#include "backends/cuda/weight_stager.h"
+#include "core/error.h"
+
+namespace tinyllm {
+
+namespace {
+
+constexpr int64_t kCounterBytes = kScratchCounters * static_cast<int64_t>(sizeof(uint32_t));
+
+// Decode steps are captured for a few row counts and context lengths. Rows cost the kernels little up to the next tile
+// of 8 (the narrow side of an mma.sync), so the counts are 1, 2, 4 and the multiples of 8. A longer context costs empty
+// blocks in attention, so the lengths are powers of two.
+constexpr int32_t kRowBucket = 8;
+constexpr int32_t kSmallestContextBucket = 256;
+
+int32_t rounded_rows(int32_t rows) {
+    if (rows <= kRowBucket) return static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(rows)));
+    return (rows + kRowBucket - 1) / kRowBucket * kRowBucket;
+}
+
+// A block of device memory as the engine holds it. The backend must outlive it.
+class CudaAllocation final : public Allocation {
+public:
+    explicit CudaAllocation(CudaBuffer<std::byte> buffer) : buffer_(std::move(buffer)) {
+        data_ = buffer_.data();
+        bytes_ = buffer_.bytes();
+    }
+
+private:
+    CudaBuffer<std::byte> buffer_;
+};
+
+class CudaBackend final : public Backend {
+public:
+    // PRECOND: `index` is the current device, and usable.
+    explicit CudaBackend(int32_t index) : device_(index) {
+        device_traits();  // fails now rather than at the first launch where the build has no code for the device
+    }
+
+    ~CudaBackend() override {
+        // Memory goes back to the driver with the pool only if every free has happened by then.
+        if (device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(cuda_stream_.get()));
+    }
+
+    DeviceKind kind() const override { return DeviceKind::Cuda; }
+
+    AllocationPtr allocate(MemoryTracker& tracker, Component component, size_t bytes, const std::string& name,
+                           std::source_location where) override {
+        const DeviceScope scope(device_);
+        return std::make_unique<CudaAllocation>(
+            CudaBuffer<std::byte>(pool_, cuda_stream_, bytes, tracker, component, name, where));
+    }
+
+    void upload(void* target, const void* source, size_t bytes) override {
+        const DeviceScope scope(device_);
+        transfer_.upload(target, source, bytes);
+    }
+
+    void download(void* target, const void* source, size_t bytes) override {
+        const DeviceScope scope(device_);
+        transfer_.download(target, source, bytes);
+    }
+
+    void fill_zero(void* target, size_t bytes) override {
+        const DeviceScope scope(device_);
+        if (bytes > 0) TL_CUDA_CHECK(cudaMemsetAsync(target, 0, bytes, cuda_stream_.get()));
+    }
+
+    void synchronize() override {
+        const DeviceScope scope(device_);
+        transfer_.synchronize();
+    }
+
+    DeviceMemory device_memory() const override {
+        const DeviceScope scope(device_);
+        size_t free_bytes = 0, total_bytes = 0;
+        TL_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
+        return {free_bytes, total_bytes};
+    }
+
+    void bind_scratch(void* data, size_t bytes) override {
+        TL_CHECK(static_cast<int64_t>(bytes) >= kCounterBytes);
+        TL_CHECK(reinterpret_cast<uintptr_t>(data) % kScratchAlign == 0);
+        const DeviceScope scope(device_);
+        graphs_.clear();  // they captured the old scratch
+        scratch_ = {static_cast<char*>(data) + kCounterBytes, static_cast<int64_t>(bytes) - kCounterBytes,
+                    static_cast<uint32_t*>(data)};
+        TL_CUDA_CHECK(cudaMemsetAsync(scratch_.counters, 0, kCounterBytes, cuda_stream_.get()));
+    }
+
+    int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
+                        const HostTensor& tensor) override {
+        const DeviceScope scope(device_);
+        if (!stager_) stager_.emplace(pool_, cuda_stream_, tracker);
+        return stager_->load(weight, rows, tensor);
+    }
+
+    void finish_load() override {
+        const DeviceScope scope(device_);
+        stager_.reset();
+        cuda_stream_.synchronize();
+        pool_.trim();
+    }
+
+    StepKey round_up(const StepKey& key, const EngineConfig& config) const override {
+        StepKey rounded = key;
+        rounded.num_rows = std::min(rounded_rows(key.num_rows), config.kv_cache.max_batch_size);
+        rounded.max_kv_len = std::max(key.max_kv_len, kSmallestContextBucket);
+        rounded.max_kv_len = static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(rounded.max_kv_len)));
+        rounded.max_kv_len = std::min(rounded.max_kv_len, config.kv_cache.pages_per_seq() * kPageTokens);
+        return rounded;
+    }
+
+    void run_step(const StepKey& key, const std::function<void()>& body) override {
+        const DeviceScope scope(device_);
+        // Prefill steps differ in their row counts and are long enough to hide their launches.
+        if (key.phase == Phase::Decode)
+            graphs_.run(key, cuda_stream_, body);
+        else
+            body();
+    }
+
+    void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override {
+        const DeviceScope scope(device_);
+        embed_cuda(cuda_stream_.get(), batch, table, seen, hidden);
+    }
+
+    void rope_table(const StepBatch& batch, const RopeParams& rope, float* cos_sin) override {
+        const DeviceScope scope(device_);
+        rope_table_cuda(cuda_stream_.get(), batch, rope, cos_sin);
+    }
+
+    void qkv(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape, const RopeParams& rope,
+             const float* cos_sin, const void* hidden, void* normed, void* qkv, const KvLayer& kv) override {
+        const DeviceScope scope(device_);
+        normalize(batch, weights.input_norm, weights.qkv.k, hidden, normed);
+        linear(batch, weights.qkv, normed, {LinearOutput::Kind::Store, qkv, shape.qkv_dim()});
+        rope_append_cuda(cuda_stream_.get(), batch, weights, shape, rope.rotary_dim, cos_sin, qkv, kv);
+    }
+
+    void attention(const StepBatch& batch, const AttentionShape& shape, const void* qkv, const KvLayer& kv,
+                   void* out) override {
+        const DeviceScope scope(device_);
+        attention_cuda(cuda_stream_.get(), scratch_, batch, shape, batch.dtype, qkv, kv, out);
+    }
+
+    void linear_residual(const StepBatch& batch, const LinearWeight& weight, const void* x, void* hidden) override {
+        const DeviceScope scope(device_);
+        linear(batch, weight, x, {LinearOutput::Kind::AddTo, hidden, weight.n});
+    }
+
+    void gate_up(const StepBatch& batch, const NormWeight& norm, const LinearWeight& gate_up, const void* hidden,
+                 void* normed, void* out) override {
+        const DeviceScope scope(device_);
+        normalize(batch, norm, gate_up.k, hidden, normed);
+        linear(batch, gate_up, normed, {LinearOutput::Kind::SiluMul, out, gate_up.n / 2});
+    }
+
+    void logits(const StepBatch& batch, const NormWeight& norm, const LinearWeight& head, const void* hidden,
+                void* normed, float* logits) override {
+        const DeviceScope scope(device_);
+        rms_norm_cuda(cuda_stream_.get(), batch.dtype, norm, head.k, hidden, batch.logits_rows, batch.num_logits,
+                      normed);
+        linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, head, normed, head.k, batch.num_logits,
+                    {LinearOutput::Kind::StoreFloat, logits, head.n});
+    }
+
+    void sample(const StepBatch& batch, int32_t vocab_size, const uint32_t* seen, float* logits,
+                SampledToken* out) override {
+        const DeviceScope scope(device_);
+        sample_cuda(cuda_stream_.get(), scratch_, batch, vocab_size, seen, logits, out);
+    }
+
+private:
+    void normalize(const StepBatch& batch, const NormWeight& norm, int32_t dim, const void* hidden, void* normed) {
+        rms_norm_cuda(cuda_stream_.get(), batch.dtype, norm, dim, hidden, nullptr, batch.num_rows, normed);
+    }
+
+    void linear(const StepBatch& batch, const LinearWeight& weight, const void* x, const LinearOutput& out) {
+        linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, weight, x, weight.k, batch.num_rows, out);
+    }
+
+    const int device_;
+    MemoryTracker own_memory_;  // pinned memory, which no plan of device memory counts
+    MemoryPool pool_;
+    CudaStream cuda_stream_;
+    HostTransfer transfer_{cuda_stream_, own_memory_};
+    GraphCache graphs_;
+    std::optional<WeightStager> stager_;
+    Scratch scratch_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(int32_t index) {
+    require_working_device(index);
+    const std::string problem = cuda_device_problem(index);
+    if (!problem.empty()) fail(TL_STATUS_CONFIG, "GPU ", index, " cannot be used: ", problem);
+    const DeviceScope scope(index);
+    return std::make_unique<CudaBackend>(index);
+}
+
+std::vector<tl_device_info> cuda_list_devices() { return query_cuda_devices(); }
+
+int64_t cuda_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
+    const int64_t largest = std::max(
+        {linear_scratch_bytes(model, engine), attention_scratch_bytes(model, engine), sample_scratch_bytes(engine)});
+    return kCounterBytes + (largest + kScratchAlign - 1) / kScratchAlign * kScratchAlign;
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,22 @@
+// The CUDA backend: one GPU, one stream.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model/config.h"
+#include "ops/backend.h"
+
+namespace tinyllm {
+
+// Opens GPU `index`. Throws a Config error that says why it cannot be used, or CudaError.
+std::unique_ptr<Backend> make_cuda_backend(int32_t index);
+
+// Every GPU that the driver shows, usable or not; empty, never an error, on a machine without GPU or driver.
+std::vector<tl_device_info> cuda_list_devices();
+
+// Bytes to bind with Backend::bind_scratch. Computed without a device.
+int64_t cuda_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+
+}  // namespace tinyllm

@@ -1,0 +1,2 @@
+#pragma once
+#include "backends/cuda/linear.h"

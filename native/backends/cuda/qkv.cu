@@ -1,0 +1,96 @@
+// After the QKV matrix: per-head RMSNorm of q and k (where the model has it), RoPE on the first rotary_dim of each
+// head, pairs (i, i + rotary_dim / 2), then q stays in place and k and v go to their page of the cache.
+//
+//   qkv: T [num_rows, (num_heads + 2 num_kv_heads) head_dim]; cos_sin: float [num_rows, 2, rotary_dim / 2]
+//   cache: runtime/kv_cache.h
+// A warp takes a head of a row. Bound by the launch for one row; reads and writes each value once.
+#include "backends/cuda/device/convert.cuh"
+#include "backends/cuda/device/dependency.cuh"
+#include "backends/cuda/device/launch.cuh"
+#include "backends/cuda/device/reduce.cuh"
+#include "backends/cuda/ops.h"
+#include "runtime/kv_cache.h"
+
+namespace tinyllm {
+
+namespace {
+
+constexpr int kWarps = 4;
+
+struct Step {
+    const int32_t* positions;
+    const int32_t* slots;
+    const int32_t* block_table;
+    int32_t pages_per_seq;
+    const float* cos_sin;
+    int32_t rotary_dim;
+};
+
+// Multiplies a value of a head by this before its weight: 1 / rms of the head, or 1 without a norm.
+template <typename T>
+__device__ float head_norm_factor(const NormWeight& norm, const T* head, int32_t head_dim, int lane) {
+    if (norm.weight == nullptr) return 1.0f;
+    float sum = 0;
+    for (int32_t i = lane; i < head_dim; i += kWarpSize) sum += widen(head[i]) * widen(head[i]);
+    return rsqrtf(warp_reduce(sum, Sum{}) / static_cast<float>(head_dim) + norm.eps);
+}
+
+// target = RoPE(norm(head)); target may be head itself.
+template <typename T>
+__device__ void rotate_head(const Step& step, const NormWeight& norm, int32_t row, const T* head, int32_t head_dim,
+                            T* target, int lane) {
+    const float factor = head_norm_factor(norm, head, head_dim, lane);
+    const auto value = [&](int32_t i) {
+        return widen(head[i]) * factor * (norm.weight == nullptr ? 1.0f : norm.weight[i]);
+    };
+    const int32_t half = step.rotary_dim / 2;
+    const float* cosine = step.cos_sin + int64_t{row} * step.rotary_dim;
+    const float* sine = cosine + half;
+    for (int32_t i = lane; i < half; i += kWarpSize) {
+        const float first = value(i), second = value(i + half);
+        target[i] = round_to<T>(first * cosine[i] - second * sine[i]);
+        target[i + half] = round_to<T>(second * cosine[i] + first * sine[i]);
+    }
+    for (int32_t i = step.rotary_dim + lane; i < head_dim; i += kWarpSize) target[i] = round_to<T>(value(i));
+}
+
+// PRECOND: grid (num_rows, ceil(heads / kWarps)), block kWarps * 32.
+template <typename T>
+__global__ void rope_append_kernel(Step step, NormWeight q_norm, NormWeight k_norm, int32_t num_heads,
+                                   int32_t num_kv_heads, int32_t head_dim, T* qkv, T* cache) {
+    wait_for_predecessor();
+    release_successor();
+    const int32_t row = blockIdx.x, lane = threadIdx.x % kWarpSize;
+    const int32_t head = blockIdx.y * kWarps + threadIdx.x / kWarpSize;
+    const int32_t slot = step.slots[row];
+    if (head >= num_heads + 2 * num_kv_heads || slot < 0) return;
+    T* source = qkv + (int64_t{row} * (num_heads + 2 * num_kv_heads) + head) * head_dim;
+    if (head < num_heads) return rotate_head(step, q_norm, row, source, head_dim, source, lane);
+
+    const int32_t which = head < num_heads + num_kv_heads ? 0 : 1;
+    const int32_t kv_head = head - num_heads - which * num_kv_heads, position = step.positions[row];
+    const int64_t page = step.block_table[int64_t{slot} * step.pages_per_seq + position / kPageTokens];
+    T* target = cache + kv_tile_offset(page, which, kv_head, num_kv_heads, head_dim) +
+                int64_t{position % kPageTokens} * head_dim;
+    if (which == 0) return rotate_head(step, k_norm, row, source, head_dim, target, lane);
+    for (int32_t i = lane; i < head_dim; i += kWarpSize) target[i] = source[i];
+}
+
+}  // namespace
+
+void rope_append_cuda(cudaStream_t cuda_stream, const StepBatch& batch, const QkvWeights& weights,
+                      const AttentionShape& shape, int32_t rotary_dim, const float* cos_sin, void* qkv,
+                      const KvLayer& kv) {
+    if (batch.num_rows == 0) return;
+    const Step step{batch.positions, batch.slots, batch.block_table, batch.pages_per_seq, cos_sin, rotary_dim};
+    const int32_t heads = shape.num_heads + 2 * shape.num_kv_heads;
+    const LaunchShape launch_shape{dim3(batch.num_rows, ceil_div(heads, kWarps)), kWarps * kWarpSize};
+    with_activation(batch.dtype, [&](auto type) {
+        using T = decltype(type);
+        launch_overlapped("launch of rope_append_kernel", rope_append_kernel<T>, launch_shape, cuda_stream, step,
+                          weights.q_norm, weights.k_norm, shape.num_heads, shape.num_kv_heads, shape.head_dim,
+                          static_cast<T*>(qkv), static_cast<T*>(kv.data));
+    });
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,61 @@
+#include "backends/cuda/runtime/cuda_check.h"
+
+#include <cstdio>
+
+#include "backends/cuda/runtime/device_scope.h"
+#include "backends/cuda/runtime/process_exit.h"
+
+namespace tinyllm {
+
+namespace {
+
+Status status_of(cudaError_t code) {
+    return code == cudaErrorMemoryAllocation ? TL_STATUS_OUT_OF_MEMORY : TL_STATUS_CUDA;
+}
+
+}  // namespace
+
+CudaError::CudaError(cudaError_t code, const std::string& call, const char* file, int line)
+    : Error(status_of(code), concat("CUDA error ", cudaGetErrorName(code), " (", cudaGetErrorString(code), ") from ",
+                                    call, " at ", file, ":", line)),
+      code_(code) {}
+
+bool is_sticky(cudaError_t code) noexcept {
+    switch (code) {
+        case cudaErrorIllegalAddress:
+        case cudaErrorLaunchTimeout:
+        case cudaErrorHardwareStackError:
+        case cudaErrorIllegalInstruction:
+        case cudaErrorMisalignedAddress:
+        case cudaErrorInvalidAddressSpace:
+        case cudaErrorInvalidPc:
+        case cudaErrorLaunchFailure:
+        case cudaErrorAssert:
+        case cudaErrorECCUncorrectable:
+        case cudaErrorNvlinkUncorrectable:
+        case cudaErrorContextIsDestroyed:
+        case cudaErrorExternalDevice:
+        case cudaErrorContained:
+        case cudaErrorTensorMemoryLeak:
+            return true;
+        default:
+            return false;
+    }
+}
+
+void throw_cuda_error(cudaError_t code, const char* call, const char* file, int line) {
+    // Otherwise the next launch check would report this error once more.
+    static_cast<void>(cudaGetLastError());
+    if (is_sticky(code)) mark_scoped_device_broken(code);
+    throw CudaError(code, call, file, line);
+}
+
+void report_cuda_error(cudaError_t code, const char* call, const char* file, int line) noexcept {
+    static_cast<void>(cudaGetLastError());
+    if (process_is_exiting() || code == cudaErrorCudartUnloading) return;
+    if (is_sticky(code)) mark_scoped_device_broken(code);
+    std::fprintf(stderr, "tinyllm: CUDA error %s (%s) from %s at %s:%d\n", cudaGetErrorName(code),
+                 cudaGetErrorString(code), call, file, line);
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,49 @@
+#include "backends/cuda/runtime/device_scope.h"
+
+#include <array>
+#include <atomic>
+
+#include "backends/cuda/runtime/cuda_check.h"
+#include "backends/cuda/runtime/process_exit.h"
+
+namespace tinyllm {
+
+namespace {
+
+constexpr int kMaxDevices = 64;  // more than any machine has; a device beyond it is never marked
+std::array<std::atomic<cudaError_t>, kMaxDevices> g_broken{};
+// Device of the innermost scope. cudaGetDevice cannot be asked instead: after a sticky error it only repeats the error.
+thread_local int t_scope = -1;
+
+cudaError_t broken_code(int device) noexcept {
+    return device >= 0 && device < kMaxDevices ? g_broken[device].load() : cudaSuccess;
+}
+
+}  // namespace
+
+void mark_scoped_device_broken(cudaError_t code) noexcept {
+    if (t_scope >= 0 && t_scope < kMaxDevices) g_broken[t_scope] = code;
+}
+
+bool device_accepts_calls(int device) noexcept { return !process_is_exiting() && broken_code(device) == cudaSuccess; }
+
+void require_working_device(int device) {
+    if (const cudaError_t code = broken_code(device); code != cudaSuccess)
+        fail(TL_STATUS_CUDA, "GPU ", device, " cannot be used any more: an earlier error (", cudaGetErrorName(code),
+             ") destroyed its CUDA context; close all engines and start a new process");
+}
+
+DeviceScope::DeviceScope(int device) : previous_scope_(t_scope) {
+    require_working_device(device);
+    TL_CUDA_CHECK(cudaGetDevice(&previous_device_));
+    if (previous_device_ != device) TL_CUDA_CHECK(cudaSetDevice(device));
+    changed_ = previous_device_ != device;
+    t_scope = device;
+}
+
+DeviceScope::~DeviceScope() {
+    if (changed_ && device_accepts_calls(t_scope)) TL_CUDA_CHECK_NOTHROW(cudaSetDevice(previous_device_));
+    t_scope = previous_scope_;
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,48 @@
+#include "model/forward.h"
+
+#include <cmath>
+
+#include "runtime/kv_cache.h"
+
+namespace tinyllm {
+
+ActivationBuffers::ActivationBuffers(const PlannedMemory& memory)
+    : hidden(memory.at("hidden")),
+      normed(memory.at("normed/attention")),
+      attention(normed),
+      qkv(memory.at("qkv/ffn")),
+      ffn(qkv),
+      rope(static_cast<float*>(memory.at("rope"))),
+      logits(static_cast<float*>(memory.at("logits"))),
+      seen(static_cast<uint32_t*>(memory.at("seen"))),
+      sampled(static_cast<SampledToken*>(memory.at("sampled"))) {}
+
+void forward(Ops& ops, const Model& model, const StepBatch& whole, const std::vector<StepBatch>& tiles,
+             uint32_t* seen) {
+    const ModelConfig& c = model.config;
+    const ActivationBuffers& b = model.buffers;
+    const int64_t element = static_cast<int64_t>(dtype_size(c.dtype));
+    const int64_t layer_bytes = kv_layer_elements(model.num_pages, c.num_kv_heads, c.head_dim) * element;
+
+    ops.embed(whole, model.weights.embedding, seen, b.hidden);
+    ops.rope_table(whole, model.weights.rope, b.rope);
+    for (int i = 0; i < c.num_layers; ++i) {
+        const LayerWeights& layer = model.weights.layers[i];
+        const KvLayer kv{static_cast<char*>(model.kv_cache) + i * layer_bytes};
+        const AttentionShape shape{c.num_heads, c.num_kv_heads, c.head_dim, c.window(i),
+                                   1.0f / std::sqrt(static_cast<float>(c.head_dim))};
+        int64_t row = 0;
+        for (const StepBatch& tile : tiles) {
+            char* hidden = static_cast<char*>(b.hidden) + row * c.hidden_dim * element;
+            const float* rope = b.rope + row * c.rotary_dim;
+            ops.qkv(tile, layer.qkv, shape, model.weights.rope, rope, hidden, b.normed, b.qkv, kv);
+            ops.attention(tile, shape, b.qkv, kv, b.attention);
+            ops.linear_residual(tile, layer.o_proj, b.attention, hidden);
+            ops.gate_up(tile, layer.post_attention_norm, layer.gate_up, hidden, b.normed, b.ffn);
+            ops.linear_residual(tile, layer.down_proj, b.ffn, hidden);
+            row += tile.num_rows;
+        }
+    }
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,159 @@
+#include "model/plan.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "model/layout.h"
+#include "model/weights.h"
+#include "ops/registry.h"
+#include "runtime/kv_cache.h"
+#include "runtime/step_buffers.h"
+
+namespace tinyllm {
+
+namespace {
+
+// Rows of a layer that exist at a time when activations are recomputed: enough to keep the matrix kernels busy.
+constexpr int32_t kRecomputeTileRows = 256;
+// Rows of logits for prompt_logits requests, so that the output matrix is not read once a row.
+constexpr int32_t kMinLogitsRows = 16;
+
+void add(MemoryPlan& plan, Component component, std::string name, DType dtype, std::vector<int64_t> shape) {
+    uint64_t bytes = dtype_size(dtype);
+    for (int64_t dim : shape) bytes *= static_cast<uint64_t>(dim);
+    plan.entries.push_back({component, std::move(name), dtype, std::move(shape), bytes});
+}
+
+void add_linear(MemoryPlan& plan, const LinearSpec& spec, const ModelConfig& model, DeviceKind device) {
+    const LinearLayout layout = spec.layout(model, device);
+    const bool quantized = spec.quantization == QuantizationType::W8A16;
+    add(plan, spec.component, spec.name + ".weight", quantized ? DType::I8 : model.dtype,
+        {layout.n_padded, layout.k_padded});
+    if (quantized) add(plan, Component::Scales, spec.name + ".scales", DType::F16, {layout.n_padded, layout.groups});
+    if (spec.bias) add(plan, Component::Norms, spec.name + ".bias", DType::F32, {spec.n});
+}
+
+void add_weights(MemoryPlan& plan, const ModelConfig& m, DeviceKind device) {
+    for (const LinearSpec& spec : linear_specs(m)) add_linear(plan, spec, m, device);
+    for (const VectorSpec& spec : vector_specs(m)) add(plan, Component::Norms, spec.name, DType::F32, {spec.size});
+}
+
+void add_activations(MemoryPlan& plan, const ModelConfig& m, const StepShape& shape) {
+    const int64_t rows = shape.tile_rows;
+    add(plan, Component::Activations, "hidden", m.dtype, {shape.max_rows, m.hidden_dim});
+    // The normalised input is dead once q, k and v exist, so the attention output takes its place.
+    add(plan, Component::Activations, "normed/attention", m.dtype,
+        {std::max<int64_t>(rows, shape.logits_rows), std::max(m.hidden_dim, m.q_dim())});
+    // q, k, v and the FFN intermediate are never alive together.
+    add(plan, Component::Activations, "qkv/ffn", m.dtype, {rows, std::max(m.qkv_dim(), m.intermediate_dim)});
+    add(plan, Component::Activations, "rope", DType::F32, {shape.max_rows, m.rotary_dim});
+}
+
+std::string megabytes(uint64_t bytes) {
+    std::ostringstream out;
+    out.precision(1);
+    out << std::fixed << static_cast<double>(bytes) / (1 << 20) << " MB";
+    return out.str();
+}
+
+}  // namespace
+
+uint64_t MemoryPlan::total() const {
+    uint64_t sum = 0;
+    for (const PlanEntry& entry : entries) sum += entry.bytes;
+    return sum;
+}
+
+uint64_t MemoryPlan::component_bytes(Component component) const {
+    uint64_t sum = 0;
+    for (const PlanEntry& entry : entries)
+        if (entry.component == component) sum += entry.bytes;
+    return sum;
+}
+
+StepShape step_shape(const ModelConfig& model, const EngineConfig& engine) {
+    const KVCacheConfig& kv = engine.kv_cache;
+    const int64_t all_tokens = static_cast<int64_t>(kv.max_batch_size) * kv.max_seq_len;
+    StepShape shape;
+    shape.max_rows = static_cast<int32_t>(
+        std::max<int64_t>(kv.max_batch_size, std::min<int64_t>(engine.max_step_tokens, all_tokens)));
+    shape.tile_rows = model.recompute_activations
+                          ? std::max(kv.max_batch_size, std::min(kRecomputeTileRows, shape.max_rows))
+                          : shape.max_rows;
+    shape.logits_rows = std::max(kv.max_batch_size, std::min(kMinLogitsRows, shape.max_rows));
+    return shape;
+}
+
+MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine) {
+    const KVCacheConfig& kv = engine.kv_cache;
+    const StepShape shape = step_shape(model, engine);
+    MemoryPlan plan;
+    add_weights(plan, model, engine.device_kind);
+    add(plan, Component::KvCache, "kv_cache", model.dtype,
+        {model.num_layers, kv_layer_elements(kv.total_pages(), model.num_kv_heads, model.head_dim)});
+    add_activations(plan, model, shape);
+    add(plan, Component::Logits, "logits", DType::F32, {shape.logits_rows, model.vocab_size});
+    add(plan, Component::Workspace, "decode_step", DType::I8, {StepBuffers::bytes(decode_capacity(engine))});
+    add(plan, Component::Workspace, "prefill_step", DType::I8, {StepBuffers::bytes(prefill_capacity(engine, shape))});
+    add(plan, Component::Workspace, "block_table", DType::I32, {kv.max_batch_size, kv.pages_per_seq()});
+    add(plan, Component::Workspace, "seen", DType::U32, {kv.max_batch_size, (model.vocab_size + 31) / 32});
+    add(plan, Component::Workspace, "sampled", DType::I8,
+        {static_cast<int64_t>(kv.max_batch_size * sizeof(SampledToken))});
+    add(plan, Component::Workspace, "scratch", DType::I8, {scratch_bytes(engine.device_kind, model, engine)});
+    return plan;
+}
+
+int32_t largest_seq_len(const ModelConfig& model, EngineConfig engine, uint64_t bytes, int32_t limit) {
+    engine.kv_cache.num_pages = 0;
+    const auto fits = [&](int32_t pages) {
+        engine.kv_cache.max_seq_len = pages * kPageTokens;
+        return make_plan(model, engine).total() <= bytes;
+    };
+    int32_t low = 0, high = limit / kPageTokens;
+    while (low < high) {
+        const int32_t middle = low + (high - low + 1) / 2;
+        if (fits(middle))
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low * kPageTokens;
+}
+
+void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineConfig& engine, uint64_t free_bytes) {
+    if (plan.total() <= free_bytes) return;
+    std::string parts;
+    for (int c = 0; c < kNumComponents; ++c) {
+        const uint64_t bytes = plan.component_bytes(static_cast<Component>(c));
+        if (bytes == 0) continue;
+        parts += concat(parts.empty() ? "" : ", ", component_name(static_cast<Component>(c)), " ", megabytes(bytes));
+    }
+    const KVCacheConfig& kv = engine.kv_cache;
+    const int32_t fitting = largest_seq_len(model, engine, free_bytes, kv.max_seq_len);
+    EngineConfig single = engine;
+    single.kv_cache.max_batch_size = 1;
+    const int32_t fitting_single = largest_seq_len(model, single, free_bytes, kv.max_seq_len);
+    const std::string advice =
+        fitting > 0          ? concat("the largest context that fits at batch ", kv.max_batch_size, " is ", fitting, " tokens")
+        : fitting_single > 0 ? concat("at batch 1 a context of ", fitting_single, " tokens would fit")
+                             : std::string("not even one page of context fits beside the weights");
+    fail(TL_STATUS_OUT_OF_MEMORY, "the model needs ", plan.total(), " bytes (", megabytes(plan.total()),
+         ") but only ", free_bytes, " bytes (", megabytes(free_bytes), ") are free: ", parts, "; context ",
+         kv.max_seq_len, " tokens, batch ", kv.max_batch_size, "; ", advice);
+}
+
+PlannedMemory::PlannedMemory(Backend& backend, MemoryTracker& tracker, const MemoryPlan& plan) {
+    for (const PlanEntry& entry : plan.entries) {
+        const bool added =
+            blocks_.emplace(entry.name, backend.allocate(tracker, entry.component, entry.bytes, entry.name)).second;
+        TL_CHECK(added);
+    }
+}
+
+void* PlannedMemory::at(const std::string& name) const {
+    const auto found = blocks_.find(name);
+    TL_CHECK(found != blocks_.end());
+    return found->second->data();
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,160 @@
+// Test hooks of the ops around linear layers: load_linear, embed, linear_residual, gate_up, logits.
+#include <vector>
+
+#include "core/api_guard.h"
+#include "core/error.h"
+#include "model/layout.h"
+#include "testing/test_run.h"
+#include "testing/testing.h"
+
+namespace tinyllm::testing {
+
+namespace {
+
+ModelConfig model_with(const tl_test_target& target, int32_t hidden_dim, int32_t intermediate_dim, int32_t vocab_size) {
+    ModelConfig model = smallest_model(target);
+    model.hidden_dim = hidden_dim;
+    model.intermediate_dim = intermediate_dim;
+    model.vocab_size = vocab_size;
+    return model;
+}
+
+// Where weight (row, col) and scale (row, group) lie in the backend's packed layout (model/layout.h).
+struct PackedIndex {
+    DeviceKind device;
+    LinearLayout layout;
+
+    int64_t weight(int64_t row, int32_t col) const {
+        return row * layout.k_padded + (device == DeviceKind::Cuda ? cuda_packed_col(col) : col);
+    }
+    int64_t scale(int64_t row, int64_t group) const {
+        return device == DeviceKind::Cuda ? group * layout.n_padded + row : row * layout.groups + group;
+    }
+};
+
+template <typename Element>
+void read_weights(TestRun& run, const LinearWeight& weight, const PackedIndex& index, float* values) {
+    std::vector<Element> packed(index.layout.n_padded * index.layout.k_padded);
+    run.download(packed.data(), static_cast<const Element*>(weight.data), static_cast<int64_t>(packed.size()));
+    for (int64_t row = 0; row < weight.n; ++row)
+        for (int32_t col = 0; col < weight.k; ++col)
+            values[row * weight.k + col] = to_float(packed[index.weight(row, col)]);
+}
+
+void read_scales(TestRun& run, const LinearWeight& weight, const PackedIndex& index, float* scales) {
+    const LinearLayout& layout = index.layout;
+    std::vector<f16> packed(layout.n_padded * layout.groups);
+    run.download(packed.data(), static_cast<const f16*>(weight.scales), static_cast<int64_t>(packed.size()));
+    for (int64_t row = 0; row < weight.n; ++row)
+        for (int64_t group = 0; group < layout.groups; ++group)
+            scales[row * layout.groups + group] = to_float(packed[index.scale(row, group)]);
+}
+
+void load_linear(const tl_test_target& target, const tl_test_tensor& tensor, float* values, float* scales,
+                 int64_t* first_bad) {
+    const tl_test_batch no_rows{};
+    TestRun run(target, model_with(target, tensor.cols, 1, tensor.rows), no_rows);
+    const LinearWeight weight = run.empty_linear(tensor.rows, tensor.cols, "weight");
+    *first_bad = run.load_part(weight, {{}, tensor});
+    run.finish();
+    if (*first_bad >= 0) return;
+    const DeviceKind device = run.backend().kind();
+    const PackedIndex index{
+        device, linear_layout(device, weight.quantization, weight.dtype, weight.n, weight.k, weight.group_length)};
+    if (weight.quantization == QuantizationType::W8A16) {
+        read_weights<int8_t>(run, weight, index, values);
+        read_scales(run, weight, index, scales);
+    } else {
+        with_type(weight.dtype, [&](auto type) { read_weights<decltype(type)>(run, weight, index, values); });
+    }
+}
+
+void embed(const tl_test_target& target, const tl_test_batch& batch, const tl_test_tensor& table, uint32_t* seen,
+           float* hidden) {
+    TestRun run(target, model_with(target, table.cols, 1, table.rows), batch);
+    const LinearWeight weight = run.linear(table.rows, {{{}, table}}, "table");
+    void* out = run.poisoned(run.bytes(int64_t{batch.num_rows} * table.cols), "hidden");
+    const int64_t seen_words = int64_t{batch.num_slots} * ((table.rows + 31) / 32);
+    uint32_t* device_seen = seen == nullptr ? nullptr : run.uploaded(seen, seen_words, "seen");
+    run.backend().embed(run.batch(), weight, device_seen, out);
+    run.finish();
+    run.download_from_t(hidden, out, batch.num_rows, table.cols, table.cols);
+    if (seen != nullptr) run.download(seen, device_seen, seen_words);
+}
+
+void linear_residual(const tl_test_target& target, const tl_test_batch& batch, const tl_test_tensor& weight,
+                     const float* x, float* hidden) {
+    const int32_t n = weight.rows, k = weight.cols;
+    TestRun run(target, model_with(target, n, k, 1), batch);
+    const LinearWeight packed = run.linear(n, {{{}, weight}}, "weight");
+    const void* device_x = run.uploaded_as_t(x, int64_t{batch.num_rows} * k, "x");
+    void* device_hidden = run.uploaded_as_t(hidden, int64_t{batch.num_rows} * n, "hidden");
+    run.backend().linear_residual(run.batch(), packed, device_x, device_hidden);
+    run.finish();
+    run.download_from_t(hidden, device_hidden, batch.num_rows, n, n);
+}
+
+void gate_up(const tl_test_target& target, const tl_test_batch& batch, const tl_test_norm& norm,
+             const tl_test_tensor& gate, const tl_test_tensor& up, const float* hidden, float* out) {
+    const int32_t hidden_dim = gate.cols, intermediate_dim = gate.rows;
+    TestRun run(target, model_with(target, hidden_dim, intermediate_dim, 1), batch);
+    const std::vector<LinearPart> parts{{{0, 2}, gate}, {{1, 2}, up}};
+    const LinearWeight packed = run.linear(2 * intermediate_dim, parts, "gate_up");
+    const NormWeight device_norm = run.norm(norm, hidden_dim, "norm");
+    const int64_t hidden_size = int64_t{batch.num_rows} * hidden_dim;
+    const void* device_hidden = run.uploaded_as_t(hidden, hidden_size, "hidden");
+    void* normed = run.poisoned(run.bytes(hidden_size), "normed");
+    void* device_out = run.poisoned(run.bytes(int64_t{batch.num_rows} * intermediate_dim), "out");
+    run.backend().gate_up(run.batch(), device_norm, packed, device_hidden, normed, device_out);
+    run.finish();
+    run.download_from_t(out, device_out, batch.num_rows, intermediate_dim, intermediate_dim);
+}
+
+void logits(const tl_test_target& target, const tl_test_batch& batch, const tl_test_norm& norm,
+            const tl_test_tensor& head, const float* hidden, const int32_t* logits_rows, int32_t num_logits,
+            float* logits) {
+    const int32_t vocab_size = head.rows, hidden_dim = head.cols;
+    TestRun run(target, model_with(target, hidden_dim, 1, vocab_size), batch);
+    run.set_logits_rows(logits_rows, num_logits);
+    const LinearWeight packed = run.linear(vocab_size, {{{}, head}}, "head");
+    const NormWeight device_norm = run.norm(norm, hidden_dim, "norm");
+    const void* device_hidden = run.uploaded_as_t(hidden, int64_t{batch.num_rows} * hidden_dim, "hidden");
+    void* normed = run.poisoned(run.bytes(int64_t{num_logits} * hidden_dim), "normed");
+    const int64_t count = int64_t{num_logits} * vocab_size;
+    auto* device_logits = static_cast<float*>(run.poisoned(count * sizeof(float), "logits"));
+    run.backend().logits(run.batch(), device_norm, packed, device_hidden, normed, device_logits);
+    run.finish();
+    run.download(logits, device_logits, count);
+}
+
+}  // namespace
+
+}  // namespace tinyllm::testing
+
+using namespace tinyllm;
+
+tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor, float* values, float* scales,
+                              int64_t* first_bad) {
+    return guarded([&] { testing::load_linear(*target, *tensor, values, scales, first_bad); });
+}
+
+tl_status tl_test_embed(const tl_test_target* target, const tl_test_batch* batch, const tl_test_tensor* table,
+                        uint32_t* seen, float* hidden) {
+    return guarded([&] { testing::embed(*target, *batch, *table, seen, hidden); });
+}
+
+tl_status tl_test_linear_residual(const tl_test_target* target, const tl_test_batch* batch,
+                                  const tl_test_tensor* weight, const float* x, float* hidden) {
+    return guarded([&] { testing::linear_residual(*target, *batch, *weight, x, hidden); });
+}
+
+tl_status tl_test_gate_up(const tl_test_target* target, const tl_test_batch* batch, const tl_test_norm* norm,
+                          const tl_test_tensor* gate, const tl_test_tensor* up, const float* hidden, float* out) {
+    return guarded([&] { testing::gate_up(*target, *batch, *norm, *gate, *up, hidden, out); });
+}
+
+tl_status tl_test_logits(const tl_test_target* target, const tl_test_batch* batch, const tl_test_norm* norm,
+                         const tl_test_tensor* head, const float* hidden, const int32_t* logits_rows,
+                         int32_t num_logits, float* logits) {
+    return guarded([&] { testing::logits(*target, *batch, *norm, *head, hidden, logits_rows, num_logits, logits); });
+}

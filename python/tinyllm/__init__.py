@@ -1,0 +1,42 @@
+"""tinyllm: decoder-only language models with int8 weights and 16-bit activations, on NVIDIA GPUs and CPUs.
+
+import tinyllm
+with tinyllm.load("model.gguf") as model:
+    print(model.generate("The capital of France is", max_new_tokens=16).text)
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
+from .devices import Device, devices
+from .errors import CheckpointError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
+from .memory import MemoryReport
+from .model import Model, load
+from .results import GenerationResult, GenerationStats, StreamPiece
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "CudaError",
+    "Device",
+    "GenerationConfig",
+    "GenerationResult",
+    "GenerationStats",
+    "KVCacheConfig",
+    "MemoryReport",
+    "Model",
+    "ModelConfig",
+    "OutOfMemoryError",
+    "QuantizationType",
+    "StreamPiece",
+    "TinyllmError",
+    "devices",
+    "load",
+]
+
+try:
+    __version__ = version("tinyllm")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"

@@ -1,0 +1,96 @@
+"""Checks shared by the configuration classes in config.py: one statement of how a field is refused.
+
+Each `check_*` reads a field of a frozen dataclass instance, raises `ConfigError` naming class, field, allowed range
+and value found, and stores the value back as a plain Python number, so that NumPy scalars are welcome.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import numbers
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+INT32_MAX = 2**31 - 1  # the native structs hold counts as 32-bit integers
+
+_T = TypeVar("_T")
+
+
+def reject_unknown_fields(cls: type[_T]) -> type[_T]:
+    """Class decorator: an unknown keyword raises ConfigError with the closest valid name, not a bare TypeError."""
+    generated_init = cls.__init__
+    names = [field.name for field in fields(cls)]
+
+    @functools.wraps(generated_init)
+    def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"valid fields: {', '.join(names)}"
+                raise ConfigError(f"{cls.__name__} has no field {name!r}; {hint}")
+        generated_init(self, *args, **kwargs)
+
+    cls.__init__ = checked_init
+    return cls
+
+
+def check_integer(config: Any, field: str, low: int = 0, high: int = INT32_MAX, optional: bool = False) -> None:
+    """Require an integer (not a bool) from `low` to `high`; with `optional`, None as well."""
+    value = getattr(config, field)
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:
+        alternative = " or None" if optional else ""
+        raise _out_of_range(config, field, f"an integer from {low} to {high}{alternative}", value)
+    object.__setattr__(config, field, int(value))
+
+
+def check_number(
+    config: Any, field: str, low: float | None = None, above: float | None = None, high: float | None = None
+) -> None:
+    """Require a finite number (not a bool) that is at least `low`, greater than `above` and at most `high`."""
+    value = getattr(config, field)
+    in_range = (
+        is_finite_number(value)
+        and (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+    )
+    if not in_range:
+        limits = [("at least", low), ("greater than", above), ("at most", high)]
+        allowed = " and ".join(f"{words} {limit:g}" for words, limit in limits if limit is not None)
+        raise _out_of_range(config, field, f"a finite number {allowed}".rstrip(), value)
+    object.__setattr__(config, field, float(value))
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether `value` is a real number a C double can hold: not a bool, NaN, infinite or too large an integer."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_boolean(config: Any, field: str) -> None:
+    """Require True or False; integers are refused because 0 and 1 in a flag are usually a swapped argument."""
+    value = getattr(config, field)
+    if not isinstance(value, bool):
+        raise _out_of_range(config, field, "True or False", value)
+
+
+def check_choice(config: Any, field: str, choices: Collection[Any]) -> None:
+    """Require one of `choices`."""
+    value = getattr(config, field)
+    if value not in choices:
+        raise _out_of_range(config, field, f"one of {', '.join(map(repr, choices))}", value)
+
+
+def _out_of_range(config: Any, field: str, allowed: str, value: Any) -> ConfigError:
+    return ConfigError(f"{type(config).__name__}.{field} must be {allowed}; got {value!r}")

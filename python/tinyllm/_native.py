@@ -1,0 +1,429 @@
+"""The only file that speaks ctypes: structs and functions of native/include/tinyllm.h, and the translation of errors.
+
+`library()` loads libtinyllm.so once. `NativeEngine` wraps one engine handle; everything else of the package works with
+plain Python values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+import weakref
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
+from .errors import CheckpointError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
+
+ABI_VERSION = 1
+DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+DEVICE_KINDS = {"cpu": 0, "cuda": 1}
+QUANTIZATIONS = {QuantizationType.NONE: 0, QuantizationType.W8A16: 1}
+ROPE_TYPES = {"default": 0, "linear": 1, "dynamic": 2, "llama3": 3, "yarn": 4}
+FINISH_REASONS = {0: None, 1: "stop", 2: "length", 3: "cancelled"}
+# tl_status -> exception. A wrong argument is a ValueError like a wrong configuration.
+_ERRORS = {1: ConfigError, 2: ConfigError, 3: CheckpointError, 4: OutOfMemoryError, 5: CudaError, 6: TinyllmError}
+
+
+class CModelConfig(Structure):
+    _fields_: ClassVar = [
+        ("struct_size", c_uint64),
+        ("vocab_size", c_int32),
+        ("hidden_dim", c_int32),
+        ("intermediate_dim", c_int32),
+        ("num_layers", c_int32),
+        ("num_heads", c_int32),
+        ("num_kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("rotary_dim", c_int32),
+        ("max_seq_len", c_int32),
+        ("dtype", c_int32),
+        ("quantization", c_int32),
+        ("group_size", c_int32),
+        ("rms_norm_eps", c_float),
+        ("rope_theta", c_float),
+        ("rope_type", c_int32),
+        ("rope_factor", c_float),
+        ("rope_low_freq_factor", c_float),
+        ("rope_high_freq_factor", c_float),
+        ("rope_original_max_seq_len", c_int32),
+        ("rope_attention_factor", c_float),
+        ("rope_beta_fast", c_float),
+        ("rope_beta_slow", c_float),
+        ("rope_truncate", c_int32),
+        ("sliding_window", c_int32),
+        ("sliding_window_first_layer", c_int32),
+        ("tie_word_embeddings", c_int32),
+        ("qkv_bias", c_int32),
+        ("o_bias", c_int32),
+        ("mlp_bias", c_int32),
+        ("qk_norm", c_int32),
+        ("rope_freq_factors", c_int32),
+        ("recompute_activations", c_int32),
+    ]
+
+
+class CEngineConfig(Structure):
+    _fields_: ClassVar = [
+        ("struct_size", c_uint64),
+        ("device_kind", c_int32),
+        ("device_index", c_int32),
+        ("max_batch_size", c_int32),
+        ("max_seq_len", c_int32),
+        ("num_pages", c_int32),
+        ("max_step_tokens", c_int32),
+    ]
+
+
+class CGenerationConfig(Structure):
+    _fields_: ClassVar = [
+        ("struct_size", c_uint64),
+        ("max_new_tokens", c_int32),
+        ("temperature", c_float),
+        ("top_k", c_int32),
+        ("top_p", c_float),
+        ("min_p", c_float),
+        ("repetition_penalty", c_float),
+        ("logprobs", c_int32),
+        ("seed", c_uint64),
+        ("stop_token_ids", POINTER(c_int32)),
+        ("num_stop_token_ids", c_int32),
+    ]
+
+
+class CEvent(Structure):
+    _fields_: ClassVar = [
+        ("request_id", c_uint64),
+        ("token_id", c_int32),
+        ("logprob", c_float),
+        ("finish_reason", c_int32),
+        ("prompt_tokens", c_int32),
+        ("generated_tokens", c_int32),
+        ("queued_ms", c_double),
+        ("ttft_ms", c_double),
+        ("total_ms", c_double),
+    ]
+
+
+class CDeviceInfo(Structure):
+    _fields_: ClassVar = [
+        ("struct_size", c_uint64),
+        ("device_kind", c_int32),
+        ("device_index", c_int32),
+        ("usable", c_int32),
+        ("compute_capability", c_int32),
+        ("num_units", c_int32),
+        ("free_bytes", c_uint64),
+        ("total_bytes", c_uint64),
+        ("name", c_char * 128),
+        ("description", c_char * 256),
+    ]
+
+
+class CPlanEntry(Structure):
+    _fields_: ClassVar = [
+        ("component", c_char * 32),
+        ("name", c_char * 64),
+        ("dtype", c_char * 16),
+        ("shape", c_int64 * 4),
+        ("num_dims", c_int32),
+        ("reserved", c_int32),
+        ("bytes", c_uint64),
+    ]
+
+
+class CMemoryStats(Structure):
+    _fields_: ClassVar = [
+        ("component", c_char * 32),
+        ("current_bytes", c_uint64),
+        ("peak_bytes", c_uint64),
+        ("total_bytes", c_uint64),
+        ("live_count", c_uint64),
+        ("total_count", c_uint64),
+    ]
+
+
+class CAllocation(Structure):
+    _fields_: ClassVar = [
+        ("component", c_char * 32),
+        ("name", c_char * 64),
+        ("file", c_char * 192),
+        ("line", c_int32),
+        ("reserved", c_int32),
+        ("bytes", c_uint64),
+    ]
+
+
+# Structs of the ABI under their C names; a test compares them with the header.
+STRUCTS = {
+    "tl_model_config": CModelConfig,
+    "tl_engine_config": CEngineConfig,
+    "tl_generation_config": CGenerationConfig,
+    "tl_event": CEvent,
+    "tl_device_info": CDeviceInfo,
+    "tl_plan_entry": CPlanEntry,
+    "tl_memory_stats": CMemoryStats,
+    "tl_allocation": CAllocation,
+}
+
+_I32, _U64 = POINTER(c_int32), POINTER(c_uint64)
+# name -> (argument types, returns a tl_status?)
+_FUNCTIONS = {
+    "tl_device_count": [_I32],
+    "tl_device_info_get": [c_int32, POINTER(CDeviceInfo)],
+    "tl_plan": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(CPlanEntry), c_int32, _I32],
+    "tl_engine_create": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(c_void_p)],
+    "tl_engine_load_tensor": [c_void_p, c_char_p, c_int32, POINTER(c_int64), c_int32, c_void_p],
+    "tl_engine_finish_load": [c_void_p],
+    "tl_engine_submit": [c_void_p, _I32, c_int32, POINTER(CGenerationConfig), c_void_p, _U64],
+    "tl_engine_step": [c_void_p, POINTER(CEvent), c_int32, _I32, _I32],
+    "tl_engine_cancel": [c_void_p, c_uint64],
+    "tl_engine_plan": [c_void_p, POINTER(CPlanEntry), c_int32, _I32],
+    "tl_engine_memory": [c_void_p, POINTER(CMemoryStats), c_int32, _I32],
+    "tl_engine_allocations": [c_void_p, POINTER(CAllocation), c_int32, _I32],
+    "tl_engine_device_memory": [c_void_p, _U64, _U64],
+    "tl_engine_pages": [c_void_p, _I32, _I32],
+}
+_OTHER_FUNCTIONS = {
+    "tl_abi_version": ([], c_int32),
+    "tl_version": ([], c_char_p),
+    "tl_build_info": ([], c_char_p),
+    "tl_last_error": ([], c_char_p),
+    "tl_engine_destroy": ([c_void_p], None),
+    "tl_engine_max_events": ([c_void_p], c_int32),
+    "tl_debug_fail_allocation": ([c_int64], None),
+    "tl_debug_live_bytes": ([], c_uint64),
+}
+
+
+def library_path() -> Path:
+    """Where libtinyllm.so is: TINYLLM_LIBRARY if set (a build tree, for example), else beside this package."""
+    override = os.environ.get("TINYLLM_LIBRARY")
+    return Path(override) if override else Path(__file__).parent / "lib" / "libtinyllm.so"
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library with all signatures set. TinyllmError if it is missing or of another ABI version."""
+    path = library_path()
+    try:
+        # ctypes releases the GIL during every call of a CDLL.
+        lib = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise TinyllmError(
+            f"the native library {path} could not be loaded ({error}); install the package with 'pip install .', or set "
+            "TINYLLM_LIBRARY to a built libtinyllm.so"
+        ) from error
+    lib.tl_abi_version.restype = c_int32
+    if lib.tl_abi_version() != ABI_VERSION:
+        raise TinyllmError(
+            f"{path} has ABI version {lib.tl_abi_version()}, this package needs {ABI_VERSION}; reinstall tinyllm"
+        )
+    for name, argtypes in _FUNCTIONS.items():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = argtypes, c_int32
+    for name, (argtypes, restype) in _OTHER_FUNCTIONS.items():
+        function = getattr(lib, name)
+        function.argtypes, function.restype = argtypes, restype
+    return lib
+
+
+def call(name: str, *args: Any) -> None:
+    """Call a function that returns a tl_status; raise the matching exception with the native message."""
+    lib = library()
+    status = getattr(lib, name)(*args)
+    if status != 0:
+        raise _ERRORS.get(status, TinyllmError)(lib.tl_last_error().decode())
+
+
+def model_struct(config: ModelConfig, rope_freq_factors: bool = False) -> CModelConfig:
+    """The C struct of a ModelConfig; its fields have the same names."""
+    struct = CModelConfig(struct_size=ctypes.sizeof(CModelConfig), rope_freq_factors=rope_freq_factors)
+    encoded = {
+        "dtype": DTYPES[config.dtype],
+        "quantization": QUANTIZATIONS[config.quantization],
+        "rope_type": ROPE_TYPES[config.rope_type],
+    }
+    for name, _ in CModelConfig._fields_:
+        if name in encoded:
+            setattr(struct, name, encoded[name])
+        elif name not in ("struct_size", "rope_freq_factors"):
+            setattr(struct, name, getattr(config, name))
+    return struct
+
+
+def engine_struct(device_kind: str, device_index: int, kv_cache: KVCacheConfig, max_step_tokens: int) -> CEngineConfig:
+    """The C struct of what an engine may use; max_step_tokens 0 is the device's default."""
+    return CEngineConfig(
+        struct_size=ctypes.sizeof(CEngineConfig),
+        device_kind=DEVICE_KINDS[device_kind],
+        device_index=device_index,
+        max_batch_size=kv_cache.max_batch_size,
+        max_seq_len=kv_cache.max_seq_len,
+        num_pages=kv_cache.num_pages or 0,
+        max_step_tokens=max_step_tokens,
+    )
+
+
+def read_list(name: str, item: type[Structure], *args: Any) -> list[Any]:
+    """The items of a function with the (entries, capacity, count) convention."""
+    count = c_int32()
+    call(name, *args, None, 0, byref(count))
+    items = (item * count.value)()
+    call(name, *args, items, count.value, byref(count))
+    return list(items[: min(count.value, len(items))])
+
+
+def device_infos() -> list[CDeviceInfo]:
+    """Every device the library knows."""
+    count = c_int32()
+    call("tl_device_count", byref(count))
+    infos = []
+    for index in range(count.value):
+        info = CDeviceInfo(struct_size=ctypes.sizeof(CDeviceInfo))
+        call("tl_device_info_get", index, byref(info))
+        infos.append(info)
+    return infos
+
+
+def plan(model: CModelConfig, engine: CEngineConfig) -> list[CPlanEntry]:
+    """The memory plan of a configuration; needs no device."""
+    return read_list("tl_plan", CPlanEntry, byref(model), byref(engine))
+
+
+class NativeEngine:
+    """One engine handle. Not for users: `model.Model` owns it."""
+
+    def __init__(self, model: CModelConfig, engine: CEngineConfig) -> None:
+        handle = c_void_p()
+        call("tl_engine_create", byref(model), byref(engine), byref(handle))
+        self._handle: c_void_p | None = handle
+        # Also runs when the object is collected and when the interpreter exits.
+        self._finalizer = weakref.finalize(self, library().tl_engine_destroy, handle)
+        self.max_events = library().tl_engine_max_events(handle)
+        self._events = (CEvent * self.max_events)()
+        self._event_count = c_int32()
+
+    @property
+    def handle(self) -> c_void_p:
+        if self._handle is None:
+            raise TinyllmError("this model is closed; load it again")
+        return self._handle
+
+    @property
+    def closed(self) -> bool:
+        return self._handle is None
+
+    def close(self) -> None:
+        """Destroy the engine; no call may be running. Closing twice is allowed."""
+        self._handle = None
+        self._finalizer()
+
+    def load_tensor(self, name: str, array: np.ndarray) -> None:
+        """Hand over one tensor (float32, float16 or bfloat16, C-contiguous); it is only read during the call."""
+        shape = (c_int64 * array.ndim)(*array.shape)
+        call(
+            "tl_engine_load_tensor",
+            self.handle,
+            name.encode(),
+            DTYPES[array.dtype.name],
+            shape,
+            array.ndim,
+            c_void_p(array.ctypes.data),
+        )
+
+    def finish_load(self) -> None:
+        call("tl_engine_finish_load", self.handle)
+
+    def submit(
+        self,
+        token_ids: Sequence[int],
+        config: GenerationConfig,
+        seed: int,
+        stop_token_ids: Sequence[int],
+        prompt_logits: np.ndarray | None = None,
+    ) -> int:
+        """Queue a request and return its id. `prompt_logits` [n, vocab] float32 must live until its last event."""
+        stops = (c_int32 * len(stop_token_ids))(*stop_token_ids)
+        # No limit means the end of the context, which the engine enforces anyway.
+        limit = 0 if prompt_logits is not None else config.max_new_tokens or 2**31 - 1
+        struct = CGenerationConfig(
+            struct_size=ctypes.sizeof(CGenerationConfig),
+            max_new_tokens=limit,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            min_p=config.min_p,
+            repetition_penalty=config.repetition_penalty,
+            logprobs=config.logprobs,
+            seed=seed,
+            stop_token_ids=stops,
+            num_stop_token_ids=len(stop_token_ids),
+        )
+        ids = np.asarray(token_ids, dtype=np.int32)
+        request_id = c_uint64()
+        call(
+            "tl_engine_submit",
+            self.handle,
+            ids.ctypes.data_as(_I32),
+            ids.size,
+            byref(struct),
+            None if prompt_logits is None else c_void_p(prompt_logits.ctypes.data),
+            byref(request_id),
+        )
+        return request_id.value
+
+    def step(self) -> None:
+        """Run one step; its events are then in `take_events`, also where an interrupt came between the two."""
+        self._event_count.value = 0
+        idle = c_int32()
+        call("tl_engine_step", self.handle, self._events, self.max_events, byref(self._event_count), byref(idle))
+
+    def take_events(self) -> list[dict[str, Any]]:
+        """The events of the last step, once."""
+        count, self._event_count.value = self._event_count.value, 0
+        return [_event_dict(self._events[i]) for i in range(count)]
+
+    def cancel(self, request_id: int) -> None:
+        call("tl_engine_cancel", self.handle, request_id)
+
+    def plan(self) -> list[CPlanEntry]:
+        return read_list("tl_engine_plan", CPlanEntry, self.handle)
+
+    def memory(self) -> list[CMemoryStats]:
+        return read_list("tl_engine_memory", CMemoryStats, self.handle)
+
+    def allocations(self) -> list[CAllocation]:
+        return read_list("tl_engine_allocations", CAllocation, self.handle)
+
+    def device_memory(self) -> tuple[int, int]:
+        """(free, total) bytes of the device now."""
+        free, total = c_uint64(), c_uint64()
+        call("tl_engine_device_memory", self.handle, byref(free), byref(total))
+        return free.value, total.value
+
+    def pages(self) -> tuple[int, int]:
+        """(free, total) pages of the KV pool."""
+        free, total = c_int32(), c_int32()
+        call("tl_engine_pages", self.handle, byref(free), byref(total))
+        return free.value, total.value
+
+
+def _event_dict(event: CEvent) -> dict[str, Any]:
+    return {
+        "request_id": event.request_id,
+        "token_id": event.token_id if event.token_id >= 0 else None,
+        "logprob": None if math.isnan(event.logprob) else event.logprob,
+        "finish_reason": FINISH_REASONS[event.finish_reason],
+        "prompt_tokens": event.prompt_tokens,
+        "generated_tokens": event.generated_tokens,
+        "queued_ms": event.queued_ms,
+        "ttft_ms": event.ttft_ms,
+        "total_ms": event.total_ms,
+    }

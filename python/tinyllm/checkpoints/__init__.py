@@ -1,0 +1,60 @@
+"""Opening checkpoints: `open_checkpoint` and what it returns.
+
+The files, from the outside in: hub.py fetches a model by name; hf.py and gguf.py are the two formats, each with a
+reader of its configuration (hf_config.py, gguf_config.py) and of its tensors (safetensors_file.py, gguf_file.py);
+rope.py, generation.py and settings.py are shared; schema.py states which tensors a model must have.
+
+To add an architecture, add its row to the table in hf_config.py, its biases and norms there, and its GGUF name in
+gguf_config.py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .base import Checkpoint, TensorInfo
+from .hub import fetch, is_hub_name
+from .schema import count_parameters, expected_tensors
+
+__all__ = ["Checkpoint", "TensorInfo", "count_parameters", "expected_tensors", "open_checkpoint"]
+
+
+def open_checkpoint(path_or_name: str | os.PathLike[str]) -> Checkpoint:
+    """Open a Hugging Face directory, a GGUF file, or a model of the Hugging Face Hub by its name `owner/model`.
+
+    Configuration and tensor headers are read and checked; no weights are. Raises CheckpointError.
+    """
+    path = Path(path_or_name).expanduser()
+    if not path.exists():
+        if not is_hub_name(str(path_or_name)):
+            raise CheckpointError(
+                f"{path_or_name}: no such file or directory; expected a directory with config.json and safetensors "
+                "files, a .gguf file, or the name owner/model of a model on the Hugging Face Hub"
+            )
+        path = fetch(str(path_or_name))
+    checkpoint = _open_directory(path) if path.is_dir() else _open_file(path)
+    checkpoint.check()
+    return checkpoint
+
+
+def _open_directory(path: Path) -> Checkpoint:
+    from .hf import HuggingFaceCheckpoint
+
+    if not (path / "config.json").exists():
+        gguf_files = sorted(file.name for file in path.glob("*.gguf"))
+        hint = f"; for a GGUF model pass the file: {', '.join(gguf_files)}" if gguf_files else ""
+        raise CheckpointError(f"{path}: expected a config.json in this directory, found none{hint}")
+    return HuggingFaceCheckpoint(path)
+
+
+def _open_file(path: Path) -> Checkpoint:
+    from .gguf import GgufCheckpoint
+
+    if path.suffix.lower() != ".gguf":
+        raise CheckpointError(
+            f"{path}: expected a .gguf file or a directory with config.json and safetensors files, found a file of "
+            f"type {path.suffix or 'none'!r}"
+        )
+    return GgufCheckpoint(path)

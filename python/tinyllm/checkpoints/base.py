@@ -1,0 +1,116 @@
+"""What every checkpoint format offers: `Checkpoint`, and `TensorInfo` for one stored tensor."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..config import GenerationConfig, ModelConfig
+from ..errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor in a file: what its header says, and how to read it."""
+
+    name: str  # canonical (schema.py)
+    stored_name: str  # as in the file
+    shape: tuple[int, ...]
+    dtype: str  # stored type: "F32", "BF16", "Q4_1", ...
+    file: Path
+    stored_bytes: int
+    reader: Callable[[], np.ndarray] = field(repr=False, compare=False)
+
+    def load(self) -> np.ndarray:
+        """The values: C-contiguous, of `shape`, as float32, float16 or ml_dtypes.bfloat16.
+
+        Read-only if it is a view of the memory-mapped file. Nothing but the result stays in memory.
+        """
+        return self.reader()
+
+
+class Checkpoint(abc.ABC):
+    """A model on disk: configuration, tensors, tokenizer and generation defaults. Made by `open_checkpoint`.
+
+    Only headers are read until a tensor is loaded.
+    """
+
+    format: str  # "huggingface" or "gguf"
+
+    def __init__(
+        self,
+        path: Path,
+        config: ModelConfig,
+        generation_defaults: Mapping[str, Any],
+    ) -> None:
+        self.path = path
+        self.config = config  # dtype is the checkpoint's own; quantization and group_size are left at their defaults
+        self.generation_defaults = dict(generation_defaults)  # fields of GenerationConfig the checkpoint recommends
+        self._check_generation_defaults()
+
+    @property
+    @abc.abstractmethod
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end generation; empty if the checkpoint names none and has no tokenizer to ask."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Compare the stored tensors with what the configuration implies, from headers alone.
+
+        Raises CheckpointError naming file, tensor, expected and found.
+        """
+
+    @abc.abstractmethod
+    def tensors(self) -> Iterator[TensorInfo]:
+        """The model's tensors under canonical names, in the order a loader should read them."""
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, built at first use. CheckpointError if there is none."""
+        return self._open_tokenizer()
+
+    @abc.abstractmethod
+    def _open_tokenizer(self) -> Tokenizer: ...
+
+    def close(self) -> None:
+        """Let go of everything held for the tokenizer. One that was handed out before stays usable."""
+        self.__dict__.pop("tokenizer", None)  # where cached_property keeps it
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _check_generation_defaults(self) -> None:
+        try:
+            GenerationConfig(**self.generation_defaults)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path}: unusable generation defaults: {error}") from error
+
+
+def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    """Memory-map `shape` elements of a little-endian file, `offset` bytes from its start; read-only.
+
+    Every call maps its own range, and the mapping ends with the array. One mapping for the whole file would let the
+    resident size of the process grow to the size of the file while it is read.
+    """
+    count = math.prod(shape)
+    if count == 0:
+        return np.empty(shape, dtype)
+    try:
+        raw = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(count * dtype.itemsize,))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {count * dtype.itemsize} bytes at {offset} cannot be read: {error}") from error
+    array = np.asarray(raw).view(dtype).reshape(shape)
+    return array if array.flags.aligned else array.copy()

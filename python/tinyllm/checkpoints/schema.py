@@ -1,0 +1,129 @@
+"""Which tensors a model configuration implies: their canonical names, shapes and load order.
+
+Canonical names are Hugging Face's without the leading "model."; linear weights are [out_features, in_features].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import ModelConfig
+from ..errors import CheckpointError
+from .base import TensorInfo
+
+Shape = tuple[int, ...]
+
+_MAX_REPORTED = 8  # a wrong config makes every tensor wrong; the first few tell the story
+
+
+def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
+    """Name -> shape of every tensor the model needs, in the order a loader should read them."""
+    tensors = {"embed_tokens.weight": (config.vocab_size, config.hidden_dim)}
+    for layer in range(config.num_layers):
+        tensors.update((f"layers.{layer}.{name}", shape) for name, shape in _layer_tensors(config))
+    tensors["norm.weight"] = (config.hidden_dim,)
+    if not config.tie_word_embeddings:
+        tensors["lm_head.weight"] = (config.vocab_size, config.hidden_dim)
+    return tensors
+
+
+def _layer_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    """Names and shapes of one decoder layer, in the order of the forward pass."""
+    q_dim = config.num_heads * config.head_dim
+    kv_dim = config.num_kv_heads * config.head_dim
+    yield "input_layernorm.weight", (config.hidden_dim,)
+    for name, out_features in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
+        yield f"self_attn.{name}_proj.weight", (out_features, config.hidden_dim)
+        if config.qkv_bias:
+            yield f"self_attn.{name}_proj.bias", (out_features,)
+    if config.qk_norm:
+        yield "self_attn.q_norm.weight", (config.head_dim,)
+        yield "self_attn.k_norm.weight", (config.head_dim,)
+    yield "self_attn.o_proj.weight", (config.hidden_dim, q_dim)
+    if config.o_bias:
+        yield "self_attn.o_proj.bias", (config.hidden_dim,)
+    yield "post_attention_layernorm.weight", (config.hidden_dim,)
+    for name, out_features, in_features in (
+        ("gate", config.intermediate_dim, config.hidden_dim),
+        ("up", config.intermediate_dim, config.hidden_dim),
+        ("down", config.hidden_dim, config.intermediate_dim),
+    ):
+        yield f"mlp.{name}_proj.weight", (out_features, in_features)
+        if config.mlp_bias:
+            yield f"mlp.{name}_proj.bias", (out_features,)
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of weights in the model; a tied embedding counts once."""
+    return sum(math.prod(shape) for shape in expected_tensors(config).values())
+
+
+def match_tensors(
+    config: ModelConfig,
+    stored: Mapping[str, TensorInfo],
+    location: Path,
+    *,
+    stored_name: Callable[[str], str],
+    loadable_types: Collection[str],
+    is_harmless: Callable[[str], bool],
+    optional: Mapping[str, Shape] | None = None,
+) -> list[TensorInfo]:
+    """Compare what a checkpoint holds with what its configuration implies; headers only, no data is read.
+
+    `stored` maps the format's own names to tensors, `stored_name` turns a canonical name into the format's own.
+    `optional` tensors (canonical names) are used where they are stored; they come first.
+    Returns the tensors to load under their canonical names, in load order. Raises one CheckpointError that lists
+    every missing, extra, mis-shaped or mis-typed tensor (the first few of them) with file, expected and found.
+
+    Two kinds of extra tensor are accepted and not loaded: those `is_harmless` knows, and an output matrix beside a
+    tied embedding, if it has the embedding's shape.
+    """
+    if config.num_layers > len(stored):
+        # Before a list of tensors is made that has millions of entries, because one damaged number says so.
+        raise CheckpointError(f"{location}: expected {config.num_layers} layers, found {len(stored)} tensors in all")
+    required = expected_tensors(config)
+    optional = {name: shape for name, shape in (optional or {}).items() if stored_name(name) in stored}
+    redundant = {"lm_head.weight": required["embed_tokens.weight"]} if config.tie_word_embeddings else {}
+
+    problems: list[str] = []
+    matched: list[TensorInfo] = []
+    for name, shape in {**optional, **required}.items():
+        info = stored.get(stored_name(name))
+        if info is None:
+            problems.append(f"{location}: tensor {stored_name(name)!r} is missing; expected shape {list(shape)}")
+            continue
+        problems.extend(_tensor_problems(info, shape, loadable_types))
+        matched.append(replace(info, name=name))
+
+    known = {stored_name(name) for name in (*required, *optional)}
+    for name, info in stored.items():
+        if name in known or is_harmless(name):
+            continue
+        if name in map(stored_name, redundant):
+            problems.extend(_tensor_problems(info, redundant["lm_head.weight"], loadable_types))
+        else:
+            problems.append(
+                f"{info.file}: unexpected tensor {name!r} of shape {list(info.shape)}; expected no such tensor"
+            )
+
+    if problems:
+        _raise_problems(problems)
+    return matched
+
+
+def _tensor_problems(info: TensorInfo, shape: Shape, loadable_types: Collection[str]) -> Iterator[str]:
+    where = f"{info.file}: tensor {info.stored_name!r}"
+    if info.shape != shape:
+        yield f"{where}: expected shape {list(shape)}, found {list(info.shape)}"
+    if info.dtype not in loadable_types:
+        yield f"{where}: expected one of the types {', '.join(sorted(loadable_types))}, found {info.dtype}"
+
+
+def _raise_problems(problems: list[str]) -> None:
+    lines = problems[:_MAX_REPORTED]
+    if len(problems) > len(lines):
+        lines.append(f"... and {len(problems) - len(lines)} more")
+    raise CheckpointError("\n".join(lines))

@@ -1,0 +1,15 @@
+"""The subcommands of `tinyllm`, one module each, with `add(subparsers)` and `run(args)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import chat, demo, devices, generate, info
+
+_COMMANDS = (demo, generate, chat, info, devices)
+
+
+def add_commands(subparsers: Any) -> None:
+    """Register every subcommand."""
+    for command in _COMMANDS:
+        command.add(subparsers)

@@ -1,0 +1,22 @@
+"""`tinyllm devices`: what this machine and this build have."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..devices import devices
+from ..memory import format_bytes
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser("devices", help="list the devices", description="Lists the CPU and every GPU.")
+    parser.set_defaults(run=run)
+
+
+def run(_: argparse.Namespace) -> int:
+    for device in devices():
+        state = "usable" if device.usable else "NOT usable"
+        memory = f"{format_bytes(device.free)} free of {format_bytes(device.total)}"
+        print(f"{device.device:<8} {device.name}: {state}, {memory}; {device.description}")
+    return 0

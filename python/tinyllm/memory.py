@@ -1,0 +1,114 @@
+"""Memory: what was planned, what is allocated, what the device has left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._native import CPlanEntry, NativeEngine
+
+_UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"))
+
+
+def format_bytes(count: int) -> str:
+    """A size for people: 1 MB is 2^20 bytes, as GPU tools print it."""
+    for size, unit in _UNITS:
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One allocation of a plan."""
+
+    component: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One live allocation; only with a library built with CUDA_MEMORY_TRACKING=ON."""
+
+    component: str
+    name: str
+    bytes: int
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Memory of one model, in bytes. Components: weights, scales, embedding, norms (with biases and RoPE frequencies),
+    kv_cache, activations, logits, workspace, and staging (only while loading)."""
+
+    planned: dict[str, int]  # component -> bytes the plan names
+    actual: dict[str, int]  # component -> bytes the tracker holds now
+    peaks: dict[str, int]  # component -> largest value `actual` ever had
+    peak: int  # largest sum of all components that ever was
+    free: int  # of the device, now
+    total: int  # of the device
+    entries: tuple[PlanEntry, ...]  # the plan, allocation by allocation
+    allocations: tuple[Allocation, ...]  # empty unless built with CUDA_MEMORY_TRACKING
+
+    @property
+    def planned_total(self) -> int:
+        return sum(self.planned.values())
+
+    @property
+    def actual_total(self) -> int:
+        return sum(self.actual.values())
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{'component':<14}{'planned':>14}{'actual':>14}{'peak':>14}"
+        for name, planned in self.planned.items():
+            actual, peak = self.actual.get(name, 0), self.peaks.get(name, 0)
+            yield f"{name:<14}{format_bytes(planned):>14}{format_bytes(actual):>14}{format_bytes(peak):>14}"
+        totals = (self.planned_total, self.actual_total, self.peak)
+        yield f"{'total':<14}" + "".join(f"{format_bytes(total):>14}" for total in totals)
+        yield f"device: {format_bytes(self.free)} free of {format_bytes(self.total)}"
+
+
+def plan_entries(raw: list[CPlanEntry]) -> tuple[PlanEntry, ...]:
+    """The native plan as plain values."""
+    return tuple(
+        PlanEntry(e.component.decode(), e.name.decode(), e.dtype.decode(), tuple(e.shape[: e.num_dims]), e.bytes)
+        for e in raw
+    )
+
+
+def by_component(entries: tuple[PlanEntry, ...]) -> dict[str, int]:
+    """Bytes summed over each component, in the order of the plan."""
+    sums: dict[str, int] = {}
+    for entry in entries:
+        sums[entry.component] = sums.get(entry.component, 0) + entry.bytes
+    return sums
+
+
+def memory_report(engine: NativeEngine) -> MemoryReport:
+    """The report of a live engine."""
+    entries = plan_entries(engine.plan())
+    stats = {row.component.decode(): row for row in engine.memory()}
+    total = stats.pop("total")
+    free_bytes, total_bytes = engine.device_memory()
+    return MemoryReport(
+        planned=by_component(entries),
+        actual={name: row.current_bytes for name, row in stats.items() if row.current_bytes},
+        peaks={name: row.peak_bytes for name, row in stats.items() if row.peak_bytes},
+        peak=total.peak_bytes,
+        free=free_bytes,
+        total=total_bytes,
+        entries=entries,
+        allocations=tuple(
+            Allocation(a.component.decode(), a.name.decode(), a.bytes, a.file.decode(), a.line)
+            for a in engine.allocations()
+        ),
+    )

@@ -1,0 +1,315 @@
+"""`load` and `Model`: from a checkpoint to text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+
+from . import _native
+from .checkpoints import Checkpoint, open_checkpoint
+from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
+from .devices import Device, resolve_device
+from .errors import CheckpointError, ConfigError
+from .memory import MemoryReport, memory_report
+from .results import GenerationResult, StreamPiece
+from .scheduler import Scheduler
+from .text_request import TextRequest
+from .tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+
+_DEFAULT_CONTEXT = 2048
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    quantization: QuantizationType | str = QuantizationType.W8A16,
+    group_size: int = 128,
+    kv_cache: KVCacheConfig | None = None,
+    *,
+    dtype: str = "auto",
+    max_step_tokens: int | None = None,
+    recompute_activations: bool = False,
+    progress: bool | None = None,
+) -> Model:
+    """Load a model and make it ready to generate.
+
+    Args:
+        path: Hugging Face directory, GGUF file, or a name owner/model on the Hugging Face Hub.
+        device: "auto" (first usable GPU, else the CPU), "cpu", "cuda" or "cuda:N".
+        quantization: W8A16 (int8 weights, quantised while loading) or NONE (16-bit weights).
+        group_size: inputs that share one scale: 32, 64, 128, 256, or 0 for one group a row.
+        kv_cache: size of the KV cache, allocated now; by default one sequence of at most 2048 tokens.
+        dtype: "float16", "bfloat16" or (CPU only) "float32" for activations and the KV cache; "auto" is the
+            checkpoint's own 16-bit type, bfloat16 where it is float32 (float16 would not hold every float32 model).
+        max_step_tokens: prompt tokens processed at once; None for the device's default.
+        recompute_activations: less activation memory for more time; the logits stay the same.
+        progress: show a progress bar on standard error; None shows it on a terminal only.
+
+    Raises:
+        ConfigError (a ValueError): an argument is wrong. CheckpointError: the checkpoint is. OutOfMemoryError: the plan
+        does not fit in the device's free memory; nothing was allocated.
+    """
+    checkpoint = open_checkpoint(path)
+    try:
+        return _load_checkpoint(
+            checkpoint,
+            resolve_device(device),
+            engine_config(checkpoint.config, quantization, group_size, dtype, recompute_activations),
+            kv_cache,
+            max_step_tokens,
+            sys.stderr.isatty() if progress is None else progress,
+        )
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def engine_config(
+    config: ModelConfig,
+    quantization: QuantizationType | str = QuantizationType.W8A16,
+    group_size: int = 128,
+    dtype: str = "auto",
+    recompute_activations: bool = False,
+) -> ModelConfig:
+    """A checkpoint's configuration with what the user chose; see `load`."""
+    if dtype == "auto":
+        dtype = "bfloat16" if config.dtype == "float32" else config.dtype
+    return replace(
+        config,
+        quantization=quantization,
+        group_size=group_size,
+        dtype=dtype,
+        recompute_activations=recompute_activations,
+    )
+
+
+def default_kv_cache(config: ModelConfig) -> KVCacheConfig:
+    """One sequence of 2048 tokens, or of the model's whole context where that is shorter."""
+    return KVCacheConfig(max_batch_size=1, max_seq_len=min(_DEFAULT_CONTEXT, config.max_seq_len))
+
+
+def _load_checkpoint(
+    checkpoint: Checkpoint,
+    device: Device,
+    config: ModelConfig,
+    kv_cache: KVCacheConfig | None,
+    max_step_tokens: int | None,
+    progress: bool,
+) -> Model:
+    if kv_cache is None:
+        kv_cache = default_kv_cache(config)
+    if not isinstance(kv_cache, KVCacheConfig):
+        raise ConfigError(f"kv_cache must be a KVCacheConfig or None; got {kv_cache!r}")
+    if max_step_tokens is not None and (not isinstance(max_step_tokens, int) or max_step_tokens < 1):
+        raise ConfigError(f"max_step_tokens must be a positive integer or None; got {max_step_tokens!r}")
+    tensors = list(checkpoint.tensors())
+    engine = _native.NativeEngine(
+        _native.model_struct(config, any(tensor.name == "rope_freqs.weight" for tensor in tensors)),
+        _native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens or 0),
+    )
+    try:
+        with _progress_bar(sum(tensor.stored_bytes for tensor in tensors), not progress) as bar:
+            for tensor in tensors:
+                try:
+                    engine.load_tensor(tensor.name, tensor.load())
+                except CheckpointError as error:
+                    raise CheckpointError(f"{tensor.file}: {error}") from error
+                bar.update(tensor.stored_bytes)
+        engine.finish_load()
+        return Model(checkpoint, config, kv_cache, device, engine)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _progress_bar(total: int, disable: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, disable=disable, desc="loading", unit="B", unit_scale=True, unit_divisor=1024, leave=False)
+
+
+class Model:
+    """A loaded model. Made by `load`; also a context manager.
+
+    Every method may be called from any thread; requests of several threads run together.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        kv_cache: KVCacheConfig,
+        device: Device,
+        engine: _native.NativeEngine,
+    ) -> None:
+        self.config = config
+        self.kv_cache = kv_cache
+        self.device = device.device
+        self.generation_config = GenerationConfig(**checkpoint.generation_defaults)  # where a call gives no other
+        self._checkpoint = checkpoint
+        self._engine = engine
+        self._scheduler = Scheduler(engine)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer. CheckpointError if it has none."""
+        return self._checkpoint.tokenizer
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end generation."""
+        return self._checkpoint.eos_token_ids
+
+    @overload
+    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> GenerationResult: ...
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], config: GenerationConfig | None = None, **settings: Any
+    ) -> list[GenerationResult]: ...
+    def generate(
+        self, prompt: Prompt | Sequence[Prompt], config: GenerationConfig | None = None, **settings: Any
+    ) -> GenerationResult | list[GenerationResult]:
+        """Generate until an end token, a stop string, max_new_tokens or the context's end.
+
+        Args:
+            prompt: a text, a list of token ids, or a list of either. A list of prompts gives a list of results; they
+                run together, at most kv_cache.max_batch_size at a time.
+            config: all settings at once; the default is the checkpoint's recommendation (`generation_config`).
+            settings: single fields of GenerationConfig that replace those of `config`.
+
+        Raises:
+            ValueError: a setting is unknown or out of range, a prompt is empty or longer than the context.
+        """
+        prompts, is_list = _prompt_list(prompt)
+        config = self._generation_config(config, settings)
+        requests: list[TextRequest] = []
+        try:
+            for one in prompts:
+                requests.append(self._request(self._token_ids(one), config))
+            results = [request.result() for request in requests]
+        finally:
+            self._scheduler.cancel(request.id for request in requests)
+        return results if is_list else results[0]
+
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Iterator[StreamPiece]:
+        """Generate one answer piece by piece; arguments and errors as in `generate`, raised by this call.
+
+        Ending the iteration early (or closing the iterator) cancels the request.
+        """
+        config = self._generation_config(config, settings)
+        return self._stream(self._token_ids(prompt), config)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        stream: bool = False,
+        template_variables: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> GenerationResult | Iterator[StreamPiece]:
+        """Answer a conversation, written with the checkpoint's own chat template.
+
+        Args:
+            messages: dicts with "role" and "content", the last one usually of the user.
+            config, settings: as in `generate`.
+            stream: return an iterator of pieces instead of the result.
+            template_variables: for the template, for example {"enable_thinking": False}.
+        """
+        config = self._generation_config(config, settings)
+        token_ids = self.tokenizer.encode_chat(messages, **(template_variables or {}))
+        if stream:
+            return self._stream(token_ids, config)
+        return self.generate(token_ids, config)
+
+    def logits(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Logits of every position of a sequence: float32 [n, vocab_size]; row i scores the token after token_ids[i]."""
+        ids = _checked_ids(token_ids)
+        out = np.empty((len(ids), self.config.vocab_size), dtype=np.float32)
+        request_id = self._scheduler.submit(ids, GenerationConfig(), (), out)
+        try:
+            while self._scheduler.events(request_id)[-1]["finish_reason"] is None:
+                pass
+        finally:
+            self._scheduler.cancel([request_id])
+        return out
+
+    def memory(self) -> MemoryReport:
+        """Planned and actual bytes by component, the peak, and the device's free and total bytes."""
+        return memory_report(self._engine)
+
+    def close(self) -> None:
+        """Give all memory back. The model cannot be used afterwards; closing again does nothing."""
+        self._scheduler.close()
+        self._checkpoint.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed, " if self._engine.closed else ""
+        return f"<tinyllm.Model {self._checkpoint.path.name}: {state}{self.config.architecture}, on {self.device}>"
+
+    def _generation_config(self, config: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
+        if config is None:
+            config = self.generation_config
+        if not isinstance(config, GenerationConfig):
+            raise ConfigError(f"config must be a GenerationConfig; got {config!r}")
+        if not settings:
+            return config
+        # Not dataclasses.replace: the constructor names an unknown field.
+        merged = {field.name: getattr(config, field.name) for field in fields(config)}
+        return GenerationConfig(**(merged | settings))
+
+    def _token_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        return _checked_ids(prompt)
+
+    def _request(self, token_ids: list[int], config: GenerationConfig) -> TextRequest:
+        return TextRequest(self._scheduler, self._engine, self._checkpoint, token_ids, config)
+
+    def _stream(self, token_ids: list[int], config: GenerationConfig) -> Iterator[StreamPiece]:
+        request = self._request(token_ids, config)  # here, so that errors come with the call
+        return self._pieces(request)
+
+    def _pieces(self, request: TextRequest) -> Iterator[StreamPiece]:
+        try:
+            yield from request.pieces()
+        finally:
+            self._scheduler.cancel([request.id])
+
+
+def _checked_ids(token_ids: Any) -> list[int]:
+    """Token ids as plain ints; ValueError or TypeError for anything else."""
+    array = np.asarray(token_ids)
+    if array.size == 0:
+        raise ConfigError("the prompt has no tokens; give at least one")
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"token ids must be a flat list of integers; got {token_ids!r}")
+    return [int(token_id) for token_id in array]
+
+
+def _prompt_list(prompt: Any) -> tuple[list[Any], bool]:
+    """(prompts, whether the caller gave a list of prompts)."""
+    if isinstance(prompt, str) or (isinstance(prompt, np.ndarray) and prompt.ndim == 1):
+        return [prompt], False
+    if not isinstance(prompt, (Sequence, np.ndarray)):
+        raise TypeError(f"prompt must be a text, a list of token ids, or a list of those; got {prompt!r}")
+    # An empty list is an empty list of prompts; a list of integers is one prompt.
+    if len(prompt) > 0 and not any(isinstance(one, (str, Sequence, np.ndarray)) for one in prompt):
+        return [prompt], False
+    return list(prompt), True

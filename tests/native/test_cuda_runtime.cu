@@ -1,0 +1,333 @@
+// The CUDA runtime layer: ownership, order, errors, graphs (native/backends/cuda/runtime, transfer.h).
+#include <cstring>
+#include <vector>
+
+#include "backends/cuda/runtime/counters.h"
+#include "backends/cuda/runtime/cuda_buffer.h"
+#include "backends/cuda/runtime/cuda_check.h"
+#include "backends/cuda/runtime/cuda_event.h"
+#include "backends/cuda/runtime/cuda_graph.h"
+#include "backends/cuda/runtime/device_scope.h"
+#include "backends/cuda/runtime/graph_cache.h"
+#include "backends/cuda/runtime/pinned_buffer.h"
+#include "backends/cuda/runtime/pool.h"
+#include "backends/cuda/transfer.h"
+#include "cuda_test.h"
+
+namespace tinyllm {
+
+namespace {
+
+// A device opened for one test; members in the order in which an engine holds them.
+struct Gpu {
+    DeviceScope scope{0};
+    MemoryTracker tracker;
+    MemoryPool pool;
+    CudaStream cuda_stream;
+    HostTransfer transfer{cuda_stream, transfer_tracker};
+
+    template <typename T = int32_t>
+    CudaBuffer<T> buffer(size_t size) {
+        return {pool, cuda_stream, size, tracker, Component::Workspace, "test"};
+    }
+    uint64_t live_bytes() const { return tracker.total().current_bytes; }
+
+private:
+    MemoryTracker transfer_tracker;
+};
+
+template <typename T>
+std::vector<T> contents(Gpu& gpu, const CudaBuffer<T>& buffer) {
+    std::vector<T> values(buffer.size());
+    gpu.transfer.download(values.data(), buffer.data(), buffer.bytes());
+    return values;
+}
+
+__global__ void add_kernel(int32_t* values, int32_t addend) { values[threadIdx.x] += addend; }
+
+constexpr int32_t kSize = 256;
+
+void add(const Gpu& gpu, const CudaBuffer<int32_t>& buffer, int32_t addend, unsigned threads = kSize) {
+    add_kernel<<<1, threads, 0, gpu.cuda_stream.get()>>>(buffer.data(), addend);
+    TL_CUDA_CHECK_LAUNCH("add_kernel");
+}
+
+CudaBuffer<int32_t> zeros(Gpu& gpu) {
+    CudaBuffer<int32_t> buffer = gpu.buffer(kSize);
+    TL_CUDA_CHECK(cudaMemsetAsync(buffer.data(), 0, buffer.bytes(), gpu.cuda_stream.get()));
+    return buffer;
+}
+
+bool all_equal(const std::vector<int32_t>& values, int32_t expected) {
+    for (const int32_t value : values)
+        if (value != expected) return false;
+    return !values.empty();
+}
+
+}  // namespace
+
+TEST(buffer_is_tracked_while_it_lives) {
+    Gpu gpu;
+    {
+        const CudaBuffer<int32_t> buffer = gpu.buffer(1000);
+        CHECK(buffer.data() != nullptr);
+        CHECK(buffer.size() == 1000 && buffer.bytes() == 4000);
+        CHECK(buffer.device() == 0 && buffer.cuda_stream() == gpu.cuda_stream.get());
+        CHECK(gpu.tracker.stats(Component::Workspace).current_bytes == 4000);
+        CHECK(gpu.tracker.stats(Component::Workspace).live_count == 1);
+    }
+    CHECK(gpu.live_bytes() == 0);
+    CHECK(gpu.tracker.total().peak_bytes == 4000);
+}
+
+TEST(empty_buffer_holds_nothing) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> none, empty = gpu.buffer(0);
+    CHECK(none.data() == nullptr && none.size() == 0);
+    CHECK(empty.data() == nullptr && empty.size() == 0);
+    CHECK(gpu.tracker.total().total_count == 0);
+}
+
+TEST(moving_a_buffer_hands_its_memory_over) {
+    Gpu gpu;
+    CudaBuffer<int32_t> first = gpu.buffer(10);
+    int32_t* const data = first.data();
+    CudaBuffer<int32_t> second = std::move(first);
+    CHECK(second.data() == data && second.size() == 10);
+    CHECK(first.data() == nullptr && first.size() == 0 && first.bytes() == 0);
+    CudaBuffer<int32_t> third = gpu.buffer(20);
+    third = std::move(second);
+    CHECK(third.data() == data && third.size() == 10);
+    CHECK(gpu.live_bytes() == 40);  // the 20 elements that `third` held are free
+    CudaBuffer<int32_t>& same = third;
+    third = std::move(same);
+    CHECK(third.data() == data && gpu.live_bytes() == 40);
+}
+
+TEST(fresh_memory_is_poisoned_in_debug_mode) {
+    Gpu gpu;
+    CHECK(all_equal(contents(gpu, gpu.buffer(1000)), -1));
+}
+
+TEST(too_large_a_buffer_is_out_of_memory_and_harmless) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> before = zeros(gpu);
+    CHECK_THROWS(gpu.buffer(size_t{1} << 50), "out of GPU memory: 4503599627370496 bytes for workspace 'test'");
+    CHECK_THROWS(gpu.buffer(~size_t{0}), "'test' would have 18446744073709551615 elements of 4 bytes");
+    try {
+        gpu.buffer(size_t{1} << 50);
+    } catch (const Error& error) {
+        CHECK(error.status() == TL_STATUS_OUT_OF_MEMORY);
+    }
+    CHECK(gpu.live_bytes() == before.bytes());
+    add(gpu, before, 3);  // the launch check does not find the old error
+    CHECK(all_equal(contents(gpu, before), 3));
+}
+
+TEST(a_failing_constructor_leaves_no_live_byte) {
+    Gpu gpu;
+    MemoryTracker::fail_after(1);
+    CHECK_THROWS(gpu.buffer(1000), "injected");
+    CHECK(gpu.live_bytes() == 0);
+    MemoryTracker::fail_after(2);  // the second of two members
+    struct Two {
+        explicit Two(Gpu& gpu) : first(gpu.buffer(10)), second(gpu.buffer(10)) {}
+        CudaBuffer<int32_t> first, second;
+    };
+    CHECK_THROWS(Two(gpu), "injected");
+    MemoryTracker::fail_after(0);
+    CHECK(gpu.live_bytes() == 0);
+    MemoryTracker pinned;
+    MemoryTracker::fail_after(1);
+    CHECK_THROWS((PinnedBuffer<char>(pinned, Component::Staging, 100, "test")), "injected");
+    MemoryTracker::fail_after(0);
+    CHECK(pinned.total().current_bytes == 0);
+}
+
+TEST(pool_keeps_freed_memory_until_trimmed) {
+    Gpu gpu;
+    {
+        const CudaBuffer<int32_t> buffer = gpu.buffer(1 << 20);
+    }
+    gpu.cuda_stream.synchronize();
+    CHECK(gpu.pool.used_bytes() == 0);
+    CHECK(gpu.pool.reserved_bytes() >= 4 << 20);
+    gpu.pool.trim();
+    CHECK(gpu.pool.reserved_bytes() == 0);
+}
+
+TEST(a_buffer_outlives_its_pool) {
+    const DeviceScope scope(0);
+    MemoryTracker tracker;
+    const CudaStream cuda_stream;
+    auto pool = std::make_unique<MemoryPool>();
+    CudaBuffer<int32_t> buffer(*pool, cuda_stream, kSize, tracker, Component::Workspace, "test");
+    pool.reset();
+    TL_CUDA_CHECK(cudaMemsetAsync(buffer.data(), 0, buffer.bytes(), cuda_stream.get()));
+    cuda_stream.synchronize();
+    buffer = {};
+    cuda_stream.synchronize();
+    CHECK(tracker.total().current_bytes == 0);
+}
+
+TEST(transfers_of_any_size_arrive_in_order) {
+    Gpu gpu;
+    // Below, at and above the pinned buffers of transfer.cpp.
+    for (const size_t size : {size_t{1}, size_t{1} << 20, (size_t{9} << 20) + 5}) {
+        std::vector<unsigned char> sent(size);
+        for (size_t i = 0; i < size; ++i) sent[i] = static_cast<unsigned char>(i * 2654435761u >> 16);
+        const CudaBuffer<unsigned char> buffer = gpu.buffer<unsigned char>(size);
+        std::vector<unsigned char> source = sent;
+        gpu.transfer.upload(buffer.data(), source.data(), size);
+        std::memset(source.data(), 0, size);  // upload promises that this is too late to matter
+        CHECK(contents(gpu, buffer) == sent);
+    }
+}
+
+TEST(events_order_two_streams) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    const CudaStream other;
+    CudaEvent zeroed(EventTiming::On), added(EventTiming::On);
+    zeroed.record(gpu.cuda_stream);
+    zeroed.block(other);
+    add_kernel<<<1, kSize, 0, other.get()>>>(buffer.data(), 5);
+    TL_CUDA_CHECK_LAUNCH("add_kernel");
+    added.record(other);
+    added.block(gpu.cuda_stream);
+    CHECK(all_equal(contents(gpu, buffer), 5));
+    CHECK(added.elapsed_ms(zeroed) >= 0);
+}
+
+TEST(graph_replays_what_was_captured) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    CudaGraph graph(gpu.cuda_stream, [&] {
+        add(gpu, buffer, 1);
+        add(gpu, buffer, 10);
+    });
+    CHECK(all_equal(contents(gpu, buffer), 0));  // capturing runs nothing
+    for (int i = 0; i < 3; ++i) graph.launch(gpu.cuda_stream);
+    CHECK(all_equal(contents(gpu, buffer), 33));
+    const CudaGraph moved = std::move(graph);
+    moved.launch(gpu.cuda_stream);
+    CHECK(all_equal(contents(gpu, buffer), 44));
+}
+
+TEST(an_abandoned_capture_leaves_the_stream_working) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    const auto throwing = [&] {
+        add(gpu, buffer, 1);
+        fail(TL_STATUS_INTERNAL, "in the middle");
+    };
+    CHECK_THROWS(CudaGraph(gpu.cuda_stream, throwing), "in the middle");
+    const auto failing = [&] { add(gpu, buffer, 1, 4096); };
+    CHECK_THROWS(CudaGraph(gpu.cuda_stream, failing), "launch of add_kernel");
+    add(gpu, buffer, 7);
+    CHECK(all_equal(contents(gpu, buffer), 7));
+}
+
+TEST(graph_cache_runs_then_captures_then_replays) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    GraphCache cache;
+    const uint64_t captures = runtime_counters().graph_captures, launches = runtime_counters().graph_launches;
+    int calls = 0;
+    const auto body = [&] {
+        ++calls;
+        add(gpu, buffer, 1);
+    };
+    for (int i = 0; i < 5; ++i) cache.run({Phase::Decode, 1, 256, true, false}, gpu.cuda_stream, body);
+    CHECK(all_equal(contents(gpu, buffer), 5));
+    CHECK(calls == 2);  // once as it is, once captured
+    CHECK(runtime_counters().graph_captures - captures == 1);
+    CHECK(runtime_counters().graph_launches - launches == 4);
+}
+
+TEST(graph_cache_drops_the_least_recently_used) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    GraphCache cache;
+    const auto run = [&](int32_t key) {
+        cache.run({Phase::Decode, key, 256, true, false}, gpu.cuda_stream, [&] { add(gpu, buffer, 1); });
+    };
+    const auto captures_of = [&](int32_t key) {
+        const uint64_t before = runtime_counters().graph_captures;
+        run(key);
+        return runtime_counters().graph_captures - before;
+    };
+    const int32_t capacity = GraphCache::kCapacity;
+    for (int32_t key = 0; key < capacity; ++key) {
+        run(key);
+        run(key);
+    }
+    CHECK(captures_of(0) == 0);  // still there, and now the most recent
+    run(capacity);               // takes the place of key 1
+    run(capacity);
+    CHECK(captures_of(0) == 0);
+    run(1);
+    CHECK(captures_of(1) == 1);
+    CHECK(all_equal(contents(gpu, buffer), 2 * capacity + 6));
+}
+
+TEST(a_warm_step_allocates_nothing_and_waits_once) {
+    Gpu gpu;
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    GraphCache cache;
+    std::vector<int32_t> values(kSize);
+    const auto step = [&](int32_t input) {
+        std::fill(values.begin(), values.end(), input);
+        gpu.transfer.upload(buffer.data(), values.data(), buffer.bytes());
+        cache.run({}, gpu.cuda_stream, [&] { add(gpu, buffer, 1); });
+        gpu.transfer.download(values.data(), buffer.data(), buffer.bytes());
+        return values;
+    };
+    for (int32_t i = 0; i < 2; ++i) step(i);
+    const uint64_t allocations = runtime_counters().allocations, waits = runtime_counters().synchronizations;
+    for (int32_t i = 0; i < 50; ++i) CHECK(all_equal(step(i), i + 1));
+    CHECK(runtime_counters().allocations == allocations);
+    CHECK(runtime_counters().synchronizations - waits == 50);
+}
+
+TEST(an_error_names_call_place_and_cause) {
+    Gpu gpu;
+    const auto bad_call = [] { TL_CUDA_CHECK(cudaSetDevice(12345)); };
+    CHECK_THROWS(bad_call(), "cudaErrorInvalidDevice (invalid device ordinal) from cudaSetDevice(12345) at ");
+    CHECK_THROWS(bad_call(), "test_cuda_runtime.cu:");
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    CHECK_THROWS(add(gpu, buffer, 1, 4096), "cudaErrorInvalidConfiguration");
+    try {
+        bad_call();
+    } catch (const CudaError& error) {
+        CHECK(error.status() == TL_STATUS_CUDA && error.code() == cudaErrorInvalidDevice);
+    }
+    add(gpu, buffer, 2);  // and is reported once
+    CHECK(all_equal(contents(gpu, buffer), 2));
+}
+
+TEST(device_scope_gives_the_previous_device_back) {
+    int before = -1, after = -1;
+    TL_CUDA_CHECK(cudaGetDevice(&before));
+    CHECK_THROWS(DeviceScope(12345), "cudaErrorInvalidDevice");
+    {
+        const DeviceScope scope(0);
+    }
+    TL_CUDA_CHECK(cudaGetDevice(&after));
+    CHECK(before == after);
+}
+
+TEST(devices_are_described) {
+    const std::vector<tl_device_info> devices = query_cuda_devices();
+    CHECK(!devices.empty());
+    const tl_device_info& gpu = devices.front();
+    CHECK(gpu.usable == 1 && gpu.compute_capability >= kMinComputeCapability && gpu.num_units > 0);
+    CHECK(gpu.total_bytes > 0 && gpu.free_bytes > 0 && gpu.free_bytes <= gpu.total_bytes);
+    CHECK(std::strlen(gpu.name) > 0 && std::strstr(gpu.description, "compute capability") != nullptr);
+    CHECK(cuda_device_problem(static_cast<int>(devices.size())).find("use an index from 0 to") != std::string::npos);
+    CHECK(device_traits().compute_capability == gpu.compute_capability);
+}
+
+}  // namespace tinyllm
+
+CUDA_TEST_MAIN()

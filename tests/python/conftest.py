@@ -1,0 +1,78 @@
+"""Fixtures, options and Hypothesis settings shared by the Python tests."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import hypothesis
+import pytest
+from ops_api import instruction_set
+from ops_types import CPU_INSTRUCTION_SETS, Target
+
+import tinyllm
+
+# A run's verdict depends on the code alone: the same examples every time, and no deadline, whatever the machine.
+# HYPOTHESIS_PROFILE=explore looks for new examples, more of them.
+hypothesis.settings.register_profile("default", max_examples=20, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", max_examples=300, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-gpu", action="store_true", help="fail, instead of skipping, tests that find no usable GPU"
+    )
+
+
+def require_gpu(config: pytest.Config) -> None:
+    """Skip (or, with --require-gpu, fail) the test unless a GPU is there that tinyllm can run on."""
+    gpus = [device for device in tinyllm.devices() if device.kind == "cuda"]
+    if any(gpu.usable for gpu in gpus):
+        return
+    found = "; ".join(f"{gpu.device}: {gpu.description}" for gpu in gpus) or "this machine or build has none"
+    reason = f"no usable GPU: {found}"
+    if config.getoption("--require-gpu"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def cpu_has(isa: str) -> bool:
+    """Whether this processor runs an instruction set: the library names the one in use where it is allowed this one."""
+    with instruction_set(isa):
+        return isa in re.split(r"\W+", tinyllm.devices()[0].description)
+
+
+@pytest.fixture(scope="session", params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each kind of device; tests of one that this machine lacks are skipped."""
+    if request.param == "cuda":
+        require_gpu(request.config)
+    return request.param
+
+
+@pytest.fixture(scope="session", params=[f"cpu-{isa}" for isa in CPU_INSTRUCTION_SETS] + ["cuda"])
+def op_target(request: pytest.FixtureRequest) -> Target:
+    """Each set of kernels: the CPU's by instruction set, and the GPU's."""
+    kind, _, isa = request.param.partition("-")
+    if kind == "cuda":
+        require_gpu(request.config)
+        return Target(device="cuda")
+    if not cpu_has(isa):
+        pytest.skip(f"this processor has no {isa}")
+    return Target(device="cpu", isa=isa)
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file: the one TINYLLM_TEST_GGUF names, else the demo's, fetched if need be."""
+    path = os.environ.get("TINYLLM_TEST_GGUF")
+    if path:
+        return Path(path)
+    from tinyllm import demo
+
+    try:
+        return demo.fetch(progress=False)
+    except (tinyllm.TinyllmError, OSError) as error:
+        pytest.skip(f"SmolLM2-135M-Instruct could not be fetched ({error}); TINYLLM_TEST_GGUF can name a copy")

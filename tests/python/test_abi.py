@@ -1,0 +1,72 @@
+"""The C ABI: ctypes and the header agree, and bad arguments give a status, never a crash."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tinyllm import _native
+
+HEADER = Path(__file__).resolve().parents[2] / "native" / "include" / "tinyllm.h"
+
+
+def test_structs_match_the_header(tmp_path: Path) -> None:
+    """A C compiler prints every size and offset of the header; a field that only one side has does not compile or
+    changes a size."""
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "g++"))), None)
+    assert compiler, "no C compiler, although the library was built here"
+    lines = []
+    for name, struct in _native.STRUCTS.items():
+        lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
+        lines += [
+            f'printf("{name}.{field} %zu\\n", offsetof(struct {name}, {field}));' for field, *_ in struct._fields_
+        ]
+    source = tmp_path / "layout.c"
+    source.write_text(f'#include <stdio.h>\n#include "{HEADER}"\nint main(void) {{ {" ".join(lines)} return 0; }}\n')
+    subprocess.run([compiler, "-Wall", "-Werror", str(source), "-o", str(tmp_path / "layout")], check=True)
+    printed = subprocess.run([str(tmp_path / "layout")], check=True, capture_output=True, text=True).stdout
+    native = {name: int(value) for name, value in (line.split() for line in printed.splitlines())}
+    expected = {}
+    for name, struct in _native.STRUCTS.items():
+        expected[name] = ctypes.sizeof(struct)
+        expected |= {f"{name}.{field}": getattr(struct, field).offset for field, *_ in struct._fields_}
+    assert native == expected
+
+
+def test_the_abi_version_is_the_headers() -> None:
+    defined = next(line for line in HEADER.read_text().splitlines() if line.startswith("#define TL_ABI_VERSION"))
+    assert int(defined.split()[-1]) == _native.ABI_VERSION == _native.library().tl_abi_version()
+
+
+def test_every_function_of_the_header_is_exported() -> None:
+    text = HEADER.read_text()
+    declared = {word.split("(")[0].split()[-1].lstrip("*") for word in text.split("TL_API ")[1:]}
+    assert len(declared) > 20
+    for name in declared:
+        assert hasattr(_native.library(), name)
+
+
+@pytest.mark.parametrize("name", sorted(_native._FUNCTIONS))
+def test_null_arguments_are_errors(name: str) -> None:
+    arguments = [0 if t in (ctypes.c_int32, ctypes.c_uint64) else None for t in _native._FUNCTIONS[name]]
+    status = getattr(_native.library(), name)(*arguments)
+    assert status == 1
+    assert b"null" in _native.library().tl_last_error()
+
+
+def test_null_handles_are_harmless_where_nothing_is_returned() -> None:
+    _native.library().tl_engine_destroy(None)
+    assert _native.library().tl_engine_max_events(None) == 0
+
+
+def test_a_struct_of_another_size_is_refused() -> None:
+    config = _native.CModelConfig(struct_size=4)
+    engine = _native.CEngineConfig(struct_size=ctypes.sizeof(_native.CEngineConfig))
+    count = ctypes.c_int32()
+    status = _native.library().tl_plan(ctypes.byref(config), ctypes.byref(engine), None, 0, ctypes.byref(count))
+    assert status == 1
+    assert b"struct_size = 4" in _native.library().tl_last_error()
