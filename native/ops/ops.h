@@ -150,6 +150,10 @@ public:
     // out[i] = token drawn from logits[i] by sample_params[i]; logits may be overwritten. The draw is argmax of
     // logit / temperature + Gumbel noise over the tokens that pass the filters, noise from Philox4x32-10 keyed by
     // (seed, position, token): runtime/sampling.h states it. Ties go to the lowest token id.
+    // Filters, with tokens ranked by score, equal scores by ascending id: top-k keeps the first k; top-p keeps tokens
+    // up to the first at which the probabilities, among what top-k left, add up to top_p or more; min-p keeps those of
+    // at least min_p times the highest probability. The penalty divides positive logits of seen tokens and multiplies
+    // others. A row of logits with NaN gives some token of the vocabulary.
     //   seen: as in embed, or null where no request uses the repetition penalty
     virtual void sample(const StepBatch& batch, int32_t vocab_size, const uint32_t* seen, float* logits,
                         SampledToken* out) = 0;

@@ -310,11 +310,13 @@ class NativeEngine:
         self._events = (CEvent * self.max_events)()
         self._event_count = c_int32()
 
-    @property
-    def handle(self) -> c_void_p:
+    def require_open(self) -> c_void_p:
+        """The handle; TinyllmError once the engine is closed."""
         if self._handle is None:
             raise TinyllmError("this model is closed; load it again")
         return self._handle
+
+    handle = property(require_open)
 
     @property
     def closed(self) -> bool:

@@ -47,6 +47,7 @@ class Scheduler:
         """The next events of a request, at least one; steps the engine until there are some."""
         while True:
             with self._condition:
+                self._engine.require_open()
                 queue = self._queues[request_id]
                 while not queue and self._stepping:
                     self._condition.wait()

@@ -103,7 +103,7 @@ struct Scene {
         EngineConfig engine;
         engine.kv_cache.max_batch_size = std::max(kSlots, phase == Phase::Decode ? batch.num_rows : 1);
         engine.kv_cache.max_seq_len = kLength;
-        std::vector<float> scratch(attention_scratch_bytes(model, engine) / 4,
+        std::vector<float> scratch(cpu_attention_scratch_bytes(model, engine) / 4,
                                    std::numeric_limits<float>::quiet_NaN());
         CpuBackend backend(isa);
         backend.bind_scratch(scratch.data(), scratch.size() * 4);

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tinyllm import _native
+from tinyllm import KVCacheConfig, _native
 
 HEADER = Path(__file__).resolve().parents[2] / "native" / "include" / "tinyllm.h"
 
@@ -44,7 +45,7 @@ def test_the_abi_version_is_the_headers() -> None:
 
 def test_every_function_of_the_header_is_exported() -> None:
     text = HEADER.read_text()
-    declared = {word.split("(")[0].split()[-1].lstrip("*") for word in text.split("TL_API ")[1:]}
+    declared = set(re.findall(r"^TL_API [^;(]*?(tl_\w+)\(", text, re.MULTILINE))
     assert len(declared) > 20
     for name in declared:
         assert hasattr(_native.library(), name)
@@ -65,7 +66,7 @@ def test_null_handles_are_harmless_where_nothing_is_returned() -> None:
 
 def test_a_struct_of_another_size_is_refused() -> None:
     config = _native.CModelConfig(struct_size=4)
-    engine = _native.CEngineConfig(struct_size=ctypes.sizeof(_native.CEngineConfig))
+    engine = _native.engine_struct("cpu", 0, KVCacheConfig(), 0)
     count = ctypes.c_int32()
     status = _native.library().tl_plan(ctypes.byref(config), ctypes.byref(engine), None, 0, ctypes.byref(count))
     assert status == 1

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ def test_generate_prints_json() -> None:
 
 def test_loading_shows_progress_on_a_terminal() -> None:
     controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))  # a new one has no columns, and no bar fits into them
     command = [sys.executable, "-m", "tinyllm.cli", "generate", MODEL, "the cat", *LIMIT]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, check=True)
     os.close(terminal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,8 +12,10 @@ import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ops_types import Batch, Linear, Target
+from ops_types import NUMPY_DTYPES, Batch, Linear, Target
 from tolerances import OPS, assert_close
+
+from tinyllm.config import QuantizationType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,30 +32,26 @@ class Case(NamedTuple):
     run: Callable[[Sequence[int]], NDArray]  # the op on some of the rows: [len(rows), outputs]
     want: Expected
 
+    def check(self) -> None:
+        """Compares all rows with the oracle."""
+        got = self.run(range(self.batch.num_rows))
+        assert_close(got, self.want.value, OPS[self.target.dtype], self.want.scale)
 
-class Drawn(NamedTuple):
-    """What the cases of all three ops have in common."""
 
-    rng: np.random.Generator
-    target: Target
-    batch: Batch
+class Shape(NamedTuple):
+    """A step of `rows` rows through a layer [n, k]."""
+
+    phase: str
+    rows: int
     n: int
     k: int
 
 
-def draw_common(data: st.DataObject, base: Target) -> Drawn:
-    phase = data.draw(op_cases.phases)
-    rows, n, k = (data.draw(s) for s in (op_cases.rows_of(phase), op_cases.FEATURES, op_cases.FEATURES))
-    rng = np.random.default_rng(data.draw(op_cases.seeds))
-    target = data.draw(op_cases.targets(base))
-    return Drawn(rng, target, Batch.of_rows(phase, rows), op_cases.fitting(rows, n, k), k)
-
-
-def residual_case(data: st.DataObject, base: Target) -> Case:
-    rng, target, batch, n, k = draw_common(data, base)
-    layer = op_cases.random_linear(rng, n, k)
-    x = op_cases.random_activations(rng, target, batch.num_rows, k)
-    hidden = op_cases.random_activations(rng, target, batch.num_rows, n)
+def residual_case(rng: np.random.Generator, target: Target, shape: Shape) -> Case:
+    batch = Batch.of_rows(shape.phase, shape.rows)
+    layer = op_cases.random_linear(rng, shape.n, shape.k)
+    x = op_cases.random_activations(rng, target, shape.rows, shape.k)
+    hidden = op_cases.random_activations(rng, target, shape.rows, shape.n)
     return Case(
         target,
         batch,
@@ -61,11 +60,11 @@ def residual_case(data: st.DataObject, base: Target) -> Case:
     )
 
 
-def gate_up_case(data: st.DataObject, base: Target) -> Case:
-    rng, target, batch, n, k = draw_common(data, base)
-    gate, up = op_cases.random_linear(rng, n, k), op_cases.random_linear(rng, n, k)
-    norm = op_cases.random_norm(rng, k)
-    hidden = op_cases.random_activations(rng, target, batch.num_rows, k)
+def gate_up_case(rng: np.random.Generator, target: Target, shape: Shape) -> Case:
+    batch = Batch.of_rows(shape.phase, shape.rows)
+    gate, up = (op_cases.random_linear(rng, shape.n, shape.k) for _ in range(2))
+    norm = op_cases.random_norm(rng, shape.k)
+    hidden = op_cases.random_activations(rng, target, shape.rows, shape.k)
     return Case(
         target,
         batch,
@@ -74,36 +73,53 @@ def gate_up_case(data: st.DataObject, base: Target) -> Case:
     )
 
 
-def logits_case(data: st.DataObject, base: Target) -> Case:
-    rng, target, batch, n, k = draw_common(data, base)
-    head = op_cases.random_weight(rng, n, k, rng.choice(["float32", "float16", "bfloat16"]))
-    norm = op_cases.random_norm(rng, k)
-    hidden = op_cases.random_activations(rng, target, batch.num_rows, k)
+def logits_case(rng: np.random.Generator, target: Target, shape: Shape) -> Case:
+    batch = Batch.of_rows(shape.phase, shape.rows)
+    head = op_cases.random_weight(rng, shape.n, shape.k, rng.choice(list(NUMPY_DTYPES)))
+    norm = op_cases.random_norm(rng, shape.k)
+    hidden = op_cases.random_activations(rng, target, shape.rows, shape.k)
     return Case(
         target,
         batch,
         lambda rows: ops_api.logits(target, batch.take(rows), norm, head, hidden[rows], np.arange(len(rows))),
-        oracle.logits(hidden, norm, Linear(head), np.arange(batch.num_rows), target),
+        oracle.logits(hidden, norm, Linear(head), np.arange(shape.rows), target),
     )
 
 
-each_op = pytest.mark.parametrize("draw_case", [residual_case, gate_up_case, logits_case])
+def draw_case(data: st.DataObject, base: Target, make_case: Callable[..., Case]) -> Case:
+    phase = data.draw(op_cases.phases)
+    rows, n, k = (data.draw(s) for s in (op_cases.rows_of(phase), op_cases.FEATURES, op_cases.FEATURES))
+    rng = np.random.default_rng(data.draw(op_cases.seeds))
+    return make_case(rng, data.draw(op_cases.targets(base)), Shape(phase, rows, op_cases.fitting(rows, n, k), k))
+
+
+each_op = pytest.mark.parametrize("make_case", [residual_case, gate_up_case, logits_case])
 
 
 @each_op
 @given(data=st.data())
-def test_equals_float64(op_target: Target, draw_case: Callable[..., Case], data: st.DataObject) -> None:
-    case = draw_case(data, op_target)
-    got = case.run(range(case.batch.num_rows))
-    assert_close(got, case.want.value, OPS[case.target.dtype], case.want.scale)
+def test_equals_float64(op_target: Target, make_case: Callable[..., Case], data: st.DataObject) -> None:
+    draw_case(data, op_target, make_case).check()
 
 
 @each_op
 @given(data=st.data())
-def test_rows_are_independent(op_target: Target, draw_case: Callable[..., Case], data: st.DataObject) -> None:
-    case = draw_case(data, op_target)
+def test_rows_are_independent(op_target: Target, make_case: Callable[..., Case], data: st.DataObject) -> None:
+    case = draw_case(data, op_target, make_case)
     rows = op_cases.some_rows(data, case.batch)
     np.testing.assert_array_equal(case.run(rows), case.run(range(case.batch.num_rows))[rows])
+
+
+@pytest.mark.parametrize("quantization", list(QuantizationType))
+@pytest.mark.parametrize("k", [1, 31, 33, 100, 576, 1536])
+def test_row_counts_about_every_switch(op_target: Target, k: int, quantization: QuantizationType) -> None:
+    rng = np.random.default_rng(k)
+    steps = [("decode", rows) for rows in (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65)]
+    steps += [("prefill", rows) for rows in (1, 16, 17, 63, 64, 65, 128, 129, 300)]
+    for dtype in op_cases.activation_types(op_target):
+        target = replace(op_target, dtype=dtype, quantization=quantization)
+        for phase, rows in steps:
+            residual_case(rng, target, Shape(phase, rows, op_cases.fitting(rows, 100, k), k)).check()
 
 
 @given(phase=op_cases.phases, data=st.data())

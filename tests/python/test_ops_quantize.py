@@ -81,9 +81,13 @@ def test_unquantised_weights_are_rounded_once(
 
 
 @pytest.mark.parametrize("quantization", list(QuantizationType))
-@pytest.mark.parametrize("dtype", list(NUMPY_DTYPES))
-@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-@given(n=st.integers(1, 20), k=op_cases.FEATURES, seed=op_cases.seeds)
+@given(
+    dtype=st.sampled_from(list(NUMPY_DTYPES)),
+    bad=st.sampled_from([np.nan, -np.nan, np.inf, -np.inf]),
+    n=st.integers(1, 20),
+    k=op_cases.FEATURES,
+    seed=op_cases.seeds,
+)
 def test_first_value_that_is_not_finite_is_named(
     op_target: Target, quantization: QuantizationType, dtype: str, bad: float, n: int, k: int, seed: int
 ) -> None:
@@ -113,8 +117,8 @@ def test_unquantised_value_beyond_the_type_is_named(op_target: Target) -> None:
     assert ops_api.load_linear(target, weight)[2] == -1
 
 
-@pytest.mark.parametrize("quantization", list(QuantizationType))
 @pytest.mark.parametrize("dtype", list(NUMPY_DTYPES))
+@pytest.mark.parametrize("quantization", list(QuantizationType))
 def test_checkpoint_memory_may_be_unaligned(op_target: Target, quantization: QuantizationType, dtype: str) -> None:
     target = replace(op_target, quantization=quantization)
     weight = op_cases.random_weight(np.random.default_rng(0), 5, 300, dtype)

@@ -37,7 +37,7 @@ struct ScratchLayout {
 
 }  // namespace
 
-int64_t attention_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
+int64_t cpu_attention_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
     const int64_t kv_len = static_cast<int64_t>(engine.kv_cache.pages_per_seq()) * kPageTokens;
     const ScratchLayout layout(model.num_heads / model.num_kv_heads, model.head_dim, kv_len);
     return layout.bytes(engine.kv_cache.max_batch_size, model.num_kv_heads);

@@ -120,7 +120,7 @@ tl_device_info cpu_device_info() {
 
 int64_t cpu_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
     // The ops run one after another, so they share the scratch.
-    return std::max({attention_scratch_bytes(model, engine), sample_scratch_bytes(model, engine),
+    return std::max({cpu_attention_scratch_bytes(model, engine), cpu_sample_scratch_bytes(model, engine),
                      cpu_linear_scratch_bytes(model, engine)});
 }
 

@@ -8,6 +8,6 @@
 namespace tinyllm {
 
 // Bytes of scratch that CpuBackend::sample needs at most for `model` under `engine`, on num_threads() threads.
-int64_t sample_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+int64_t cpu_sample_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
 
 }  // namespace tinyllm

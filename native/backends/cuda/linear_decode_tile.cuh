@@ -12,6 +12,7 @@
 #include "backends/cuda/device/async_copy.cuh"
 #include "backends/cuda/device/dequantize.cuh"
 #include "backends/cuda/device/mma.cuh"
+#include "backends/cuda/device/reduce.cuh"
 #include "backends/cuda/linear_decode_split.h"
 
 namespace tinyllm {
@@ -32,56 +33,75 @@ struct DecodeWeight {
 #endif
 };
 
+// The units of one slice of k of every tile_step-th tile, brought one after the other to a ring in shared memory. Every
+// lane copies the very bytes that it will read, so that no barrier is needed.
 template <typename T, bool kQuantized>
-struct WeightRing {
+class WeightStream {
+public:
     static constexpr int kWords = kQuantized ? 4 : 8;  // of a lane, row and unit
     static constexpr int kElementBytes = kQuantized ? 1 : 2;
     static constexpr int kDataBytes = kTileRows * kUnit * kElementBytes;
-    static constexpr int kScaleBytes = kQuantized ? 2 * 8 * 4 : 0;  // [32-block of the unit][g] pairs of f16
-    static constexpr int kSlotBytes = kDataBytes + kScaleBytes;
 
-    // Requests a unit of a tile into a slot.
-    static __device__ void request(const DecodeWeight& weight, int32_t tile, int32_t unit, uint32_t slot, int lane) {
+    // Of a slot: weights, then a word of scales a lane for every 32 inputs that may have their own.
+    static __host__ __device__ int32_t slot_bytes(int32_t group_shift) {
+        return kDataBytes + (kQuantized ? kWarpSize * 4 * (group_shift == 0 ? 2 : 1) : 0);
+    }
+
+    __device__ WeightStream(const DecodeWeight& weight, int32_t slice, int32_t first_tile, int32_t tile_step, int lane)
+        : weight_(weight), first_unit_(slice_begin(weight.units, slice)), end_unit_(slice_begin(weight.units, slice + 1)) {
         const int g = lane / 4, t = lane % 4;
-#ifdef TL_TILED
-        const uint8_t* source = weight.data + (int64_t{tile} * weight.units + unit) * kDataBytes +
-                                (2 * g * kUnit + t * 16) * kElementBytes;
-        const int64_t next_row = kUnit * kElementBytes;
-#else
-        const int64_t next_row = int64_t{weight.units} * (kUnit * kElementBytes);
-        const uint8_t* source =
-            weight.data + (tile * kTileRows + 2 * g) * next_row + (unit * kUnit + t * 16) * kElementBytes;
-#endif
+        const int32_t num_tiles = first_tile < weight.num_tiles ? (weight.num_tiles - 1 - first_tile) / tile_step + 1 : 0;
+        left_ = num_tiles * (end_unit_ - first_unit_);
+        unit_ = first_unit_;
+        row_ = first_tile * kTileRows + 2 * g;
+        row_step_ = tile_step * kTileRows;
+        row_bytes_ = weight.units * (kUnit * kElementBytes);
+        source_ = weight.data + int64_t{row_} * row_bytes_ + (first_unit_ * kUnit + t * 16) * kElementBytes;
+    }
+
+    __device__ bool done() const { return left_ == 0; }
+
+    // Requests the next unit, if any is left, into a slot (its address plus 16 lane).
+    __device__ void request(uint32_t slot, uint32_t scale_slot) {
+        if (left_ == 0) return;
+        --left_;
 #pragma unroll
         for (int piece = 0; piece < kElementBytes; ++piece) {
-            copy_async_16(slot + piece * 512 + lane * 16, source + piece * 16);
-            copy_async_16(slot + (kElementBytes + piece) * 512 + lane * 16, source + next_row + piece * 16);
+            copy_async_16(slot + piece * 512, source_ + piece * 16);
+            copy_async_16(slot + (kElementBytes + piece) * 512, source_ + row_bytes_ + piece * 16);
         }
-        if (kQuantized && t <= (weight.group_shift == 0 ? 1 : 0)) {
-            const int32_t group = min((2 * unit + t) >> weight.group_shift, weight.last_group);
-            copy_async_4(slot + kDataBytes + (t * 8 + g) * 4,
-                         weight.scales + int64_t{group} * weight.num_tiles * kTileRows + tile * kTileRows + 2 * g);
+        if (kQuantized && starts_group(unit_)) {
+            const int32_t n_padded = weight_.num_tiles * kTileRows, group = (2 * unit_) >> weight_.group_shift;
+            copy_async_4(scale_slot, weight_.scales + (group * n_padded + row_));
+            if (weight_.group_shift == 0)
+                copy_async_4(scale_slot + kWarpSize * 4,
+                             weight_.scales + (min(group + 1, weight_.last_group) * n_padded + row_));
+        }
+        source_ += kUnit * kElementBytes;
+        if (++unit_ == end_unit_) {
+            source_ += int64_t{row_step_} * row_bytes_ - (end_unit_ - first_unit_) * (kUnit * kElementBytes);
+            row_ += row_step_;
+            unit_ = first_unit_;
         }
     }
 
-    // The words of the lane: [row 2g or 2g + 1][word].
-    static __device__ void read(const unsigned char* slot, int lane, uint32_t (&words)[2][kWords]) {
+    __device__ bool starts_group(int32_t unit) const {
+        return unit == first_unit_ || ((2 * unit) & ((1 << weight_.group_shift) - 1)) == 0;
+    }
+
+    // The words of the lane: [row 2g or 2g + 1][word]. `slot` plus 16 lane.
+    static __device__ void read(const unsigned char* slot, uint32_t (&words)[2][kWords]) {
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
 #pragma unroll
             for (int piece = 0; piece < kElementBytes; ++piece) {
-                const uint4 value =
-                    *reinterpret_cast<const uint4*>(slot + (row * kElementBytes + piece) * 512 + lane * 16);
+                const uint4 value = *reinterpret_cast<const uint4*>(slot + (row * kElementBytes + piece) * 512);
                 words[row][piece * 4] = value.x;
                 words[row][piece * 4 + 1] = value.y;
                 words[row][piece * 4 + 2] = value.z;
                 words[row][piece * 4 + 3] = value.w;
             }
         }
-    }
-
-    static __device__ float2 scales(const unsigned char* slot, int lane, int block) {
-        return __half22float2(*reinterpret_cast<const __half2*>(slot + kDataBytes + (block * 8 + lane / 4) * 4));
     }
 
     // A fragment of k16 step `step` of the unit.
@@ -96,6 +116,12 @@ struct WeightRing {
             a[3] = words[1][2 * step + 1];
         }
     }
+
+private:
+    const DecodeWeight& weight_;
+    const int32_t first_unit_, end_unit_;
+    int32_t left_, unit_, row_, row_step_, row_bytes_;
+    const uint8_t* source_;
 };
 
 // y of one tile for 8 kColumnTiles rows of x, as mma accumulators, in units of `scale`.
@@ -104,18 +130,17 @@ struct TileSum {
     float c[kColumnTiles][4] = {};
     float scale[2] = {};
 
-    __device__ void change_scale(float2 next) {
-        // An all-zero group has scale 0 and adds nothing in any unit. At the start `scale` is 0 and so is the sum.
-        const float factor0 = next.x != 0 ? __fdividef(scale[0], next.x) : 1.0f;
-        const float factor1 = next.y != 0 ? __fdividef(scale[1], next.y) : 1.0f;
-        if (next.x != 0) scale[0] = next.x;
-        if (next.y != 0) scale[1] = next.y;
+    // An all-zero group has scale 0 and adds nothing in any unit. At the start `scale` is 0 and so is the sum.
+    __device__ void change_scale(__half2 scales) {
+        constexpr float kSmallest = 0x1p-24f;  // of the positive f16
+        const float next[2] = {fmaxf(__low2float(scales), kSmallest), fmaxf(__high2float(scales), kSmallest)};
+        const float factor[2] = {__fdividef(scale[0], next[0]), __fdividef(scale[1], next[1])};
+        scale[0] = next[0];
+        scale[1] = next[1];
 #pragma unroll
         for (int j = 0; j < kColumnTiles; ++j) {
-            c[j][0] *= factor0;
-            c[j][1] *= factor0;
-            c[j][2] *= factor1;
-            c[j][3] *= factor1;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) c[j][i] *= factor[i / 2];
         }
     }
 

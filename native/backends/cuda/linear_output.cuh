@@ -8,36 +8,36 @@ namespace tinyllm {
 
 __device__ inline float silu(float x) { return x / (1.0f + expf(-x)); }
 
+// What outputs `first` (even) and `first + 1` of a row are added to; zeros unless `out` asks for it. Kernels read it
+// early, while they still wait for weights. Past L1: a predecessor may have written it while this kernel already ran.
+template <typename T>
+__device__ float2 read_addend(const LinearOutput& out, int32_t n, int64_t row, int32_t first) {
+    if (out.kind != LinearOutput::Kind::AddTo || first >= n) return {};
+    const T* source = static_cast<const T*>(out.data) + row * out.row_stride + first;
+    return {widen(__ldcg(source)), first + 1 < n ? widen(__ldcg(source + 1)) : 0.0f};
+}
+
 // Writes outputs `first` (even) and `first + 1` of one row; those from n on are dropped. `bias` may be null.
 template <typename T>
-__device__ void write_output_pair(const LinearOutput& out, const float* bias, int32_t n, int64_t row, int32_t first,
-                                  float y0, float y1) {
+__device__ void write_outputs(const LinearOutput& out, const float* bias, int32_t n, int64_t row, int32_t first,
+                              float2 y, float2 addend) {
     if (first >= n) return;
     const bool has_second = first + 1 < n;
     if (bias != nullptr) {
-        y0 += bias[first];
-        if (has_second) y1 += bias[first + 1];
+        y.x += bias[first];
+        if (has_second) y.y += bias[first + 1];
+    }
+    if (out.kind == LinearOutput::Kind::SiluMul) {
+        static_cast<T*>(out.data)[row * out.row_stride + first / 2] = round_to<T>(silu(y.x) * y.y);
+        return;
     }
     const int64_t at = row * out.row_stride + first;
-    switch (out.kind) {
-        case LinearOutput::Kind::SiluMul:
-            static_cast<T*>(out.data)[row * out.row_stride + first / 2] = round_to<T>(silu(y0) * y1);
-            return;
-        case LinearOutput::Kind::StoreFloat: {
-            float* target = static_cast<float*>(out.data) + at;
-            target[0] = y0;
-            if (has_second) target[1] = y1;
-            return;
-        }
-        case LinearOutput::Kind::AddTo:
-        case LinearOutput::Kind::Store: {
-            // Read past L1: a predecessor may have written it while this kernel was already running.
-            T* target = static_cast<T*>(out.data) + at;
-            const bool add = out.kind == LinearOutput::Kind::AddTo;
-            target[0] = round_to<T>(add ? widen(__ldcg(target)) + y0 : y0);
-            if (has_second) target[1] = round_to<T>(add ? widen(__ldcg(target + 1)) + y1 : y1);
-            return;
-        }
+    if (out.kind == LinearOutput::Kind::StoreFloat) {
+        static_cast<float*>(out.data)[at] = y.x;
+        if (has_second) static_cast<float*>(out.data)[at + 1] = y.y;
+    } else {
+        static_cast<T*>(out.data)[at] = round_to<T>(addend.x + y.x);
+        if (has_second) static_cast<T*>(out.data)[at + 1] = round_to<T>(addend.y + y.y);
     }
 }
 
