@@ -30,8 +30,6 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 
-set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the library loads where there is no driver, and says so
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
@@ -45,7 +43,8 @@ function(tinyllm_add_cuda target)
   string(REPLACE ";" "," architectures "${CMAKE_CUDA_ARCHITECTURES}")
   target_compile_definitions(${target} PUBLIC TINYLLM_WITH_CUDA TINYLLM_CUDA_ARCHITECTURES="${architectures}")
   target_compile_options(${target} PUBLIC
-    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-restrict;--expt-relaxed-constexpr>)
+    # Not CUDA_STANDARD (nor CXX_STANDARD, its default): CMake 3.25 does not know C++20 for nvcc 13.
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-Xcompiler=-Wall,-Wextra,-Wno-restrict;--expt-relaxed-constexpr>)
   if(TINYLLM_WERROR)
     target_compile_options(${target} PUBLIC $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Werror;-Werror=all-warnings>)
   endif()

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.utils import logging as transformers_logging
+
 from reference_models import gguf_files, hf_files
 from reference_models.cases import CASES, Case
 from reference_models.oracle import Reference, build_model, make_reference, prefill_logits
 from reference_models.sensitivity import variants
-from transformers.utils import logging as transformers_logging
 
 MAX_TOTAL_BYTES = 3 * 2**20
 TEST_TOLERANCE = 1e-4  # relative error that the tests allow in float32 (tests/python/tolerances.py)

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
 import tinyllm
 from quality_texts import CHAT, PASSAGES
 from tinyllm import KVCacheConfig, QuantizationType

@@ -127,7 +127,8 @@ HostMemory host_memory() {
     HostMemory memory{value_of(kMeminfo, "MemAvailable:").value_or(0) * 1024,
                       value_of(kMeminfo, "MemTotal:").value_or(0) * 1024};
     if (memory.total_bytes == 0) {  // no /proc: what is free is not known either
-        memory.total_bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+        memory.total_bytes =
+            static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
         memory.free_bytes = memory.total_bytes;
     }
     for (const Cgroup& group : cgroups("memory")) {

@@ -81,9 +81,7 @@ struct Loop {
     int64_t share_size;
 
     int num_shares() const { return static_cast<int>((count + share_size - 1) / share_size); }
-    void run_share(int share) const {
-        body(share, share * share_size, std::min(count, (share + 1) * share_size));
-    }
+    void run_share(int share) const { body(share, share * share_size, std::min(count, (share + 1) * share_size)); }
 };
 
 // Set while this thread runs a share: a nested loop must not wait for the pool that it is part of.
@@ -107,7 +105,7 @@ public:
         }
     }
     ~Pool() {
-        // No loop may be running: parallel_for holds the mutex that the owner of the pool takes before this.
+        // No loop is running: who ends the pool holds g_mutex, as parallel_for does while a loop runs.
         news_.store(kStop);
         idle_.wake();
         for (std::thread& worker : workers_) worker.join();
@@ -185,18 +183,22 @@ private:
 
 // The process's pool. It is made by the first loop, thrown away in the child of a fork (whose threads do not exist
 // there), and ended when the process exits or the library is unloaded; loops after that run on their caller alone.
-std::mutex g_mutex;          // held while a loop runs
-Pool* g_pool = nullptr;      // guarded by g_mutex
-bool g_no_more = false;      // guarded by g_mutex
+std::mutex g_mutex;      // held while a loop runs
+Pool* g_pool = nullptr;  // guarded by g_mutex
+bool g_no_more = false;  // guarded by g_mutex
 
 // After a fork the child has one thread: the one that forked. The parent's pool, whose workers the child does not have
 // and cannot join, is left behind; holding the mutex over the fork keeps both sides consistent.
+void before_fork() { g_mutex.lock(); }
+void after_fork_in_parent() { g_mutex.unlock(); }
+void after_fork_in_child() {
+    g_pool = nullptr;
+    g_mutex.unlock();
+}
+
 void register_fork_handlers() {
-    [[maybe_unused]] static const int registered = pthread_atfork([] { g_mutex.lock(); }, [] { g_mutex.unlock(); },
-                                                                  [] {
-                                                                      g_pool = nullptr;
-                                                                      g_mutex.unlock();
-                                                                  });
+    [[maybe_unused]] static const int registered =
+        pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 struct PoolEnd {

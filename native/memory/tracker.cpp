@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 
 #include "core/error.h"
 
@@ -44,6 +45,8 @@ const char* component_name(Component component) {
 }
 
 MemoryTracker::~MemoryTracker() {
+    const std::string leaks = leak_report();
+    if (!leaks.empty()) std::fputs(leaks.c_str(), stderr);
     // What is still live here has outlived its engine; it no longer counts for the process.
     g_live_bytes -= total_.current_bytes;
 }
@@ -97,6 +100,14 @@ std::vector<AllocationRecord> MemoryTracker::live() const {
     for (const auto& [id, record] : records_) out.push_back(record);
 #endif
     return out;
+}
+
+std::string MemoryTracker::leak_report() const {
+    std::string report;
+    for (const AllocationRecord& record : live())
+        report += concat("tinyllm: leak: ", record.bytes, " bytes of ", component_name(record.component), " '",
+                         record.name, "' allocated at ", record.file, ":", record.line, "\n");
+    return report;
 }
 
 void MemoryTracker::fail_after(int64_t countdown) { g_fail_countdown = countdown; }

@@ -115,11 +115,15 @@ EngineConfig EngineConfig::from_c(const tl_engine_config& c) {
     e.device_kind = static_cast<DeviceKind>(c.device_kind);
     e.device_index = c.device_index;
     e.kv_cache = {c.max_batch_size, c.max_seq_len, c.num_pages};
-    // One chunk fills the machine: on a GPU it takes about 1024 rows to be compute-bound, on a CPU far fewer.
-    const int32_t device_default = e.device_kind == DeviceKind::Cuda ? 1024 : 256;
-    e.max_step_tokens = c.max_step_tokens != 0 ? c.max_step_tokens : device_default;
-    e.validate();
-    return e;
+    e.max_step_tokens = c.max_step_tokens;
+    return checked(e);
+}
+
+EngineConfig checked(EngineConfig config) {
+    // One chunk fills the machine: a GPU becomes compute-bound at about 1024 rows, a CPU with far fewer.
+    if (config.max_step_tokens == 0) config.max_step_tokens = config.device_kind == DeviceKind::Cuda ? 2048 : 256;
+    config.validate();
+    return config;
 }
 
 void EngineConfig::validate() const {

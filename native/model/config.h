@@ -87,4 +87,7 @@ struct EngineConfig {
     void validate() const;
 };
 
+// `config` with the device's default for what is 0, validated.
+EngineConfig checked(EngineConfig config);
+
 }  // namespace tinyllm

@@ -72,6 +72,11 @@ public:
     // max_batch_size) so that few different steps are captured.
     virtual StepKey round_up(const StepKey& key, const EngineConfig& /*config*/) const { return key; }
 
+    // What the device can do at best, measured now for benchmarks: bytes a second of reading a block larger than the
+    // caches, and floating-point operations a second of its matrix (or vector) units with 16-bit inputs.
+    virtual double measure_read_bandwidth(MemoryTracker& tracker) = 0;
+    virtual double measure_matrix_rate(MemoryTracker& tracker) = 0;
+
     // Runs `body`, which enqueues one step. A backend that can captures it once a key and replays it.
     virtual void run_step(const StepKey& key, const std::function<void()>& body) = 0;
 };

@@ -14,6 +14,7 @@ from .devices import Device, devices
 from .errors import CheckpointError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
 from .memory import MemoryReport
 from .model import Model, load
+from .planning import MemoryPlan, plan
 from .results import GenerationResult, GenerationStats, StreamPiece
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "GenerationResult",
     "GenerationStats",
     "KVCacheConfig",
+    "MemoryPlan",
     "MemoryReport",
     "Model",
     "ModelConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "TinyllmError",
     "devices",
     "load",
+    "plan",
 ]
 
 try:

@@ -51,18 +51,23 @@ def devices() -> list[Device]:
     return result
 
 
+def parse_device(name: str) -> tuple[str, int]:
+    """(kind, index) of a device name; "auto" becomes the first usable GPU, else the CPU. The device need not exist."""
+    if name == "auto":
+        return next(((d.kind, d.index) for d in devices() if d.kind == "cuda" and d.usable), ("cpu", 0))
+    match = _DEVICE.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got {name!r}")
+    return match[1], int(match[2] or 0)
+
+
 def resolve_device(name: str) -> Device:
     """The device a user asked for: "auto" (the first usable GPU, else the CPU), "cpu", "cuda" or "cuda:N".
 
     Raises ConfigError if there is no such device, or it cannot be used, saying why.
     """
+    kind, index = parse_device(name)
     found = devices()
-    if name == "auto":
-        return next((d for d in found if d.kind == "cuda" and d.usable), found[0])
-    match = _DEVICE.fullmatch(name) if isinstance(name, str) else None
-    if match is None:
-        raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got {name!r}")
-    kind, index = match[1], int(match[2] or 0)
     for device in found:
         if (device.kind, device.index) == (kind, index):
             if not device.usable:

@@ -39,10 +39,12 @@ inline void check(bool ok, const std::string& what, const char* file, int line) 
 
 inline void check_close(double actual, double expected, Tolerance t, const char* what, const char* file, int line) {
     const bool both_nan = std::isnan(actual) && std::isnan(expected);
-    const bool ok = both_nan || actual == expected || std::abs(actual - expected) <= t.atol + t.rtol * std::abs(expected);
+    const bool ok =
+        both_nan || actual == expected || std::abs(actual - expected) <= t.atol + t.rtol * std::abs(expected);
     if (ok) return;
     char values[128];
-    std::snprintf(values, sizeof values, " is %.9g, expected %.9g (atol %g, rtol %g)", actual, expected, t.atol, t.rtol);
+    std::snprintf(values, sizeof values, " is %.9g, expected %.9g (atol %g, rtol %g)", actual, expected, t.atol,
+                  t.rtol);
     check(false, std::string(what) + values, file, line);
 }
 
@@ -69,24 +71,24 @@ inline int run_all(int argc, char** argv) {
 
 }  // namespace tinyllm::test
 
-#define TEST(name)                                                                          \
-    static void test_##name();                                                              \
-    static const bool added_##name = ::tinyllm::test::add_case(#name, test_##name);         \
+#define TEST(name)                                                                  \
+    static void test_##name();                                                      \
+    static const bool added_##name = ::tinyllm::test::add_case(#name, test_##name); \
     static void test_##name()
 #define CHECK(...) ::tinyllm::test::check(static_cast<bool>(__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
 #define CHECK_CLOSE(actual, expected, tolerance) \
     ::tinyllm::test::check_close(actual, expected, tolerance, #actual, __FILE__, __LINE__)
 // The expression throws an exception whose message contains `words`.
-#define CHECK_THROWS(expression, words)                                                                          \
-    do {                                                                                                         \
-        std::string message = "(nothing thrown)";                                                                \
-        try {                                                                                                    \
-            static_cast<void>(expression);                                                                       \
-        } catch (const std::exception& e) {                                                                      \
-            message = e.what();                                                                                  \
-        }                                                                                                        \
-        ::tinyllm::test::check(message.find(words) != std::string::npos, #expression ": " + message, __FILE__,   \
-                               __LINE__);                                                                        \
+#define CHECK_THROWS(expression, words)                                                                        \
+    do {                                                                                                       \
+        std::string message = "(nothing thrown)";                                                              \
+        try {                                                                                                  \
+            static_cast<void>(expression);                                                                     \
+        } catch (const std::exception& e) {                                                                    \
+            message = e.what();                                                                                \
+        }                                                                                                      \
+        ::tinyllm::test::check(message.find(words) != std::string::npos, #expression ": " + message, __FILE__, \
+                               __LINE__);                                                                      \
     } while (0)
 #define TEST_MAIN() \
     int main(int argc, char** argv) { return ::tinyllm::test::run_all(argc, argv); }

@@ -152,13 +152,13 @@ struct ShapeCase {
     int32_t heads, kv_heads, head_dim, window;
 };
 constexpr ShapeCase kShapes[] = {
-    {9, 3, 64, 0},   // SmolLM2
-    {4, 4, 80, 0},   // multi-head, head_dim no multiple of a vector
-    {6, 2, 36, 0},   // nor of half a vector
-    {8, 1, 128, 0},  // multi-query
-    {2, 1, 7, 0},    // smaller than a vector
-    {4, 2, 64, 1},   // window: the row itself
-    {4, 2, 64, 70},  // window across pages
+    {9, 3, 64, 0},    // SmolLM2
+    {4, 4, 80, 0},    // multi-head, head_dim no multiple of a vector
+    {6, 2, 36, 0},    // nor of half a vector
+    {8, 1, 128, 0},   // multi-query
+    {2, 1, 7, 0},     // smaller than a vector
+    {4, 2, 64, 1},    // window: the row itself
+    {4, 2, 64, 70},   // window across pages
     {4, 2, 64, 300},  // across chunks
 };
 
@@ -176,7 +176,8 @@ void check_same_rows(const Array& some, const std::vector<Row>& some_rows, const
         for (size_t j = 0; j < all_rows.size(); ++j) {
             if (some_rows[i].slot != all_rows[j].slot || some_rows[i].position != all_rows[j].position) continue;
             for (int64_t d = 0; d < dim; ++d) {
-                const float a = some.at(static_cast<int64_t>(i) * dim + d), b = all.at(static_cast<int64_t>(j) * dim + d);
+                const float a = some.at(static_cast<int64_t>(i) * dim + d),
+                            b = all.at(static_cast<int64_t>(j) * dim + d);
                 CHECK(std::memcmp(&a, &b, sizeof a) == 0);
             }
         }

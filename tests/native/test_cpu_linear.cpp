@@ -166,7 +166,8 @@ TEST(equals_double_precision) {
 
 TEST(many_rows_equal_double_precision) {
     for (CpuIsa isa : available_isas())
-        for (DType activation : kActivations) compare(isa, activation, {activation, 68, 160, 64, true, 3}, 301, Kind::Store);
+        for (DType activation : kActivations)
+            compare(isa, activation, {activation, 68, 160, 64, true, 3}, 301, Kind::Store);
 }
 
 TEST(bits_do_not_depend_on_the_number_of_rows) {

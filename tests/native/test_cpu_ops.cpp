@@ -1,4 +1,5 @@
-// The smaller ops and kernels of the CPU backend: vector versions against the plain loops, ops against double precision.
+// The smaller ops and kernels of the CPU backend: vector versions against the plain loops, ops against double
+// precision.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -62,7 +63,8 @@ TEST(device_info_names_what_is_used) {
 TEST(exponential_is_exact_to_two_units) {
     for (CpuIsa isa : available_isas()) {
         const LogitKernels& kernels = cpu_kernels(isa).logits;
-        for (float x = -87.33f; x < 0; x += 0.00137f) CHECK_CLOSE(kernels.sum_exp(&x, 1, 0, 1), std::exp(double{x}), kVectorExp);
+        for (float x = -87.33f; x < 0; x += 0.00137f)
+            CHECK_CLOSE(kernels.sum_exp(&x, 1, 0, 1), std::exp(double{x}), kVectorExp);
         for (float x : {0.0f, -1e-30f}) CHECK(kernels.sum_exp(&x, 1, 0, 1) == 1);
         for (float x : {-104.0f, -1e10f, -HUGE_VALF, NAN}) CHECK(kernels.sum_exp(&x, 1, 0, 1) == 0);
     }
@@ -92,7 +94,8 @@ TEST(rms_norm_matches_double_precision) {
                 for (int64_t i = 0; i < n; ++i) squares += std::pow(x.at(row_of[row] * n + i), 2);
                 const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-3);
                 for (int64_t i = 0; i < n; ++i)
-                    CHECK_CLOSE(out.at(row * n + i), x.at(row_of[row] * n + i) * scale * weight[i], rounded_once(dtype));
+                    CHECK_CLOSE(out.at(row * n + i), x.at(row_of[row] * n + i) * scale * weight[i],
+                                rounded_once(dtype));
             }
         }
     });
@@ -145,8 +148,8 @@ TEST(vector_loops_equal_the_plain_ones) {
 
 // Every 16-bit value, and floats around the borders of rounding, overflow and underflow.
 TEST(vector_conversions_equal_the_plain_ones) {
-    std::vector<float> hard = {65504, 65519.9f, 65520, 1e30f, 6.1e-5f, 5.96e-8f, 2.98e-8f, 2.99e-8f, 1e-40f, 0, -0.0f,
-                               HUGE_VALF, 3.39e38f, 1.00390625f, 1.01171875f, 1.00048828125f};
+    std::vector<float> hard = {65504,  65519.9f, 65520, 1e30f,     6.1e-5f,  5.96e-8f,    2.98e-8f,    2.99e-8f,
+                               1e-40f, 0,        -0.0f, HUGE_VALF, 3.39e38f, 1.00390625f, 1.01171875f, 1.00048828125f};
     for (float x : random_floats(4096, 8, 1.0f)) hard.push_back(x * std::exp2(std::round(20 * x)));
     for (size_t i = hard.size(); i-- > 0;) hard.push_back(-hard[i]);
     for_kernels([&](const CpuKernels& kernels, DType dtype) {
@@ -204,8 +207,7 @@ TEST(embed_reads_rows_and_marks_tokens) {
             table.scales = nullptr;
             backend.embed(batch, table, nullptr, hidden.data());
             for (int64_t row = 0; row < 5; ++row)
-                for (int64_t i = 0; i < kDim; ++i)
-                    CHECK(hidden.at(row * kDim + i) == dense.at(tokens[row] * kDim + i));
+                for (int64_t i = 0; i < kDim; ++i) CHECK(hidden.at(row * kDim + i) == dense.at(tokens[row] * kDim + i));
         }
     }
 }

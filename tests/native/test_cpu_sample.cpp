@@ -121,9 +121,9 @@ struct FilterCase {
     float top_p, min_p;
 };
 constexpr FilterCase kFilters[] = {
-    {1, 0, 1, 0},        {0.3f, 0, 1, 0},       {3, 0, 1, 0},          {1, 1, 1, 0},           {1, 7, 1, 0},
-    {1, 900, 1, 0},      {1, 1 << 30, 1, 0},    {1, 0, 0.9f, 0},       {2, 0, 0.999f, 0},      {0.7f, 0, 0.05f, 0},
-    {1, 0, 1e-20f, 0},   {1, 0, 1, 0.1f},       {1, 0, 1, 1},          {1, 50, 0.9f, 0},       {1.5f, 40, 0.95f, 0.05f},
+    {1, 0, 1, 0},      {0.3f, 0, 1, 0},    {3, 0, 1, 0},    {1, 1, 1, 0},      {1, 7, 1, 0},
+    {1, 900, 1, 0},    {1, 1 << 30, 1, 0}, {1, 0, 0.9f, 0}, {2, 0, 0.999f, 0}, {0.7f, 0, 0.05f, 0},
+    {1, 0, 1e-20f, 0}, {1, 0, 1, 0.1f},    {1, 0, 1, 1},    {1, 50, 0.9f, 0},  {1.5f, 40, 0.95f, 0.05f},
 };
 
 SampleParams with_filters(const FilterCase& c) {
@@ -148,6 +148,9 @@ std::vector<std::vector<float>> hard_rows() {
     std::vector<float> peaked = random_floats(2000, 8, 1.0f);
     peaked[1234] = 60;
     rows.push_back(peaked);
+    std::vector<float> far = random_floats(5000, 9, 0.2f);  // half of the probability lies far below the maximum
+    far[77] = 9;
+    rows.push_back(far);
     return rows;
 }
 
@@ -182,23 +185,25 @@ TEST(rows_without_finite_logits_give_some_token) {
     }
 }
 
+// Weights in fp32 may decide otherwise where a border is hit almost exactly: whatever both sides of it keep is right.
 TEST(filters_keep_what_their_definition_says) {
+    int cases = 0, undecided = 0;
     for (CpuIsa isa : available_isas())
         for (const std::vector<float>& row : hard_rows())
             for (const FilterCase& filter : kFilters) {
-                const SampleParams params = with_filters(filter);
-                const std::set<int64_t> want = naive_kept(row, params);
-                std::set<int64_t> got = actual_kept(isa, row, params);
-                // Weights in fp32 decide a border differently only where it is hit almost exactly: by one token.
-                if (params.top_p < 1 || params.min_p > 0) {
-                    std::vector<int64_t> differ;
-                    std::set_symmetric_difference(want.begin(), want.end(), got.begin(), got.end(),
-                                                  std::back_inserter(differ));
-                    CHECK(differ.size() <= 1);
-                } else {
-                    CHECK(got == want);
-                }
+                SampleParams strict = with_filters(filter), loose = strict;
+                strict.top_p *= 1 - kFilterBorder, loose.top_p *= 1 + kFilterBorder;
+                strict.min_p *= 1 + kFilterBorder, loose.min_p *= 1 - kFilterBorder;
+                if (filter.top_p == 1) strict.top_p = loose.top_p = 1;  // off
+                if (filter.min_p == 1) strict.min_p = loose.min_p = 1;  // exact
+                const std::set<int64_t> got = actual_kept(isa, row, with_filters(filter));
+                const std::set<int64_t> least = naive_kept(row, strict), most = naive_kept(row, loose);
+                CHECK(std::includes(got.begin(), got.end(), least.begin(), least.end()));
+                CHECK(std::includes(most.begin(), most.end(), got.begin(), got.end()));
+                ++cases;
+                undecided += least != most;
             }
+    CHECK(undecided * 10 < cases);
 }
 
 TEST(draws_equal_the_naive_sampler) {
@@ -253,7 +258,7 @@ TEST(draws_follow_the_softmax) {
                     pooled_count += count[i];
                 }
             }
-            add_cell(pooled_count, pooled_expected);
+            if (pooled_expected >= 5) add_cell(pooled_count, pooled_expected);
             CHECK(cells > 20);
             CHECK(chi_square < chi_square_limit(cells - 1));
         }

@@ -14,6 +14,8 @@ constexpr Tolerance kVectorExp{0, 2.4e-7};
 constexpr Tolerance kSilu{1e-30, 1e-6};
 // Log-softmax of logits of moderate size in fp32.
 constexpr Tolerance kLogprob{2e-6, 2e-6};
+// How near a sum of probabilities in fp32 comes to a threshold that it cannot tell from it, relative.
+constexpr float kFilterBorder = 1e-5f;
 // Angles in fp32 against fp64, for positions below 10,000.
 constexpr Tolerance kRopeAngle{2e-3, 0};
 

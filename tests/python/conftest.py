@@ -8,15 +8,15 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+import tinyllm
 from ops_api import instruction_set
 from ops_types import CPU_INSTRUCTION_SETS, Target
 
-import tinyllm
-
 # A run's verdict depends on the code alone: the same examples every time, and no deadline, whatever the machine.
 # HYPOTHESIS_PROFILE=explore looks for new examples, more of them.
-hypothesis.settings.register_profile("default", max_examples=20, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("explore", max_examples=300, deadline=None)
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

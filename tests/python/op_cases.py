@@ -10,13 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
-from ops_types import NUMPY_DTYPES, AttentionShape, Linear, Norm, Segment
 
+from ops_types import NUMPY_DTYPES, AttentionShape, Linear, Norm, Segment
 from tinyllm.config import QuantizationType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from ops_types import Batch, Target
 
 FEATURES = st.one_of(
@@ -30,6 +32,9 @@ _ROWS = {
 }
 # Multiply-adds a case may cost: keeps the plain reference kernels quick.
 _BUDGET = 6_000_000
+
+# A case costs milliseconds, and each test runs on every set of kernels: a fifth of the profile's examples will do.
+op_settings = settings(max_examples=settings().max_examples // 5)
 
 phases = st.sampled_from(["decode", "prefill"])
 seeds = st.integers(0, 2**32 - 1)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ops_types import NUMPY_DTYPES, SAMPLE_PARAMS, SAMPLED_TOKEN, Linear
 
+from ops_types import NUMPY_DTYPES, SAMPLE_PARAMS, SAMPLED_TOKEN, Linear
 from tinyllm import _native
 from tinyllm.config import QuantizationType
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
-    from ops_types import AttentionShape, Batch, Norm, QkvWeights, Rope, Target
 
+    from ops_types import AttentionShape, Batch, Norm, QkvWeights, Rope, Target
     from tinyllm.config import ModelConfig
 
     Floats = NDArray[np.float32]

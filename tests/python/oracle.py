@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from ops_types import PAGE_TOKENS, rounded
 
+from ops_types import PAGE_TOKENS, rounded
 from tinyllm.config import QuantizationType
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
     from ops_types import AttentionShape, Batch, Linear, Norm, QkvWeights, Rope, Target
 
     Doubles = NDArray[np.float64]

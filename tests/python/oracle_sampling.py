@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
 from tolerances import FILTER_BORDER
 
 if TYPE_CHECKING:

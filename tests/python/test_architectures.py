@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes  # noqa: F401  registers "bfloat16" with NumPy, which safetensors needs to read it
 import numpy as np
 import pytest
+
+import tinyllm
 from oracle import dequantize, quantize
 from oracle_sampling import log_softmax
 from reference import CASES, ReferenceCase, case
-from tolerances import MODEL_LOGITS, MODEL_LOGITS_NORM, assert_close
-
-import tinyllm
 from tinyllm import KVCacheConfig, QuantizationType
 from tinyllm.errors import CheckpointError
+from tolerances import MODEL_LOGITS, MODEL_LOGITS_NORM, assert_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_files import LLAMA, model_config, permute_rows, random_tensors, write_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checkpoint_files import LLAMA, model_config, permute_rows, random_tensors, write_gguf
 from tinyllm.checkpoints import open_checkpoint
 from tinyllm.checkpoints.gguf_file import open_gguf, unpermute_rows
 from tinyllm.config import ModelConfig

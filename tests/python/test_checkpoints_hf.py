@@ -10,10 +10,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_files import config_json, huggingface_name, model_config, random_tensors, write_huggingface
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checkpoint_files import config_json, huggingface_name, model_config, random_tensors, write_huggingface
 from tinyllm.checkpoints import count_parameters, expected_tensors, open_checkpoint
 from tinyllm.checkpoints.hf_config import read_model_config
 from tinyllm.errors import CheckpointError

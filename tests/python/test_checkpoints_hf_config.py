@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_files import config_json
 
+from checkpoint_files import config_json
 from tinyllm.checkpoints.hf_config import read_model_config
 from tinyllm.config import ModelConfig
 from tinyllm.errors import CheckpointError

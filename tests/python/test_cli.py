@@ -11,9 +11,9 @@ import termios
 from pathlib import Path
 
 import pytest
-from reference import DATA
 
 import tinyllm
+from reference import DATA
 
 MODEL = str(DATA / "smollm2")
 LIMIT = ["--max-new-tokens", "8", "--device", "cpu"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import DATA
 
 import tinyllm
+from reference import DATA
 from tinyllm import GenerationConfig, KVCacheConfig, _native
 
 MODEL = DATA / "smollm2"  # has a tokenizer; hidden 72: no multiple of any group size

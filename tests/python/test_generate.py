@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from reference import DATA
 
 import tinyllm
+from reference import DATA
 from tinyllm import KVCacheConfig
 
 MODEL = DATA / "smollm2"

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import op_cases
-import ops_api
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import op_cases
+import ops_api
+import oracle
 from ops_types import PAGE_TOKENS, AttentionShape, Batch, Segment, Target
 from tolerances import OPS, assert_close
 
@@ -61,11 +62,13 @@ def draw_case(data: st.DataObject, base: Target) -> Case:
     return make_case(np.random.default_rng(data.draw(op_cases.seeds)), target, batch, shape)
 
 
+@op_cases.op_settings
 @given(data=st.data())
 def test_equals_float64(op_target: Target, data: st.DataObject) -> None:
     draw_case(data, op_target).check()
 
 
+@op_cases.op_settings
 @given(data=st.data())
 def test_rows_are_independent(op_target: Target, data: st.DataObject) -> None:
     case = draw_case(data, op_target)
@@ -75,14 +78,16 @@ def test_rows_are_independent(op_target: Target, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("window", [0, 500])
-def test_long_context(op_target: Target, window: int) -> None:
-    """Long enough that a GPU splits the context of a decode row; rows of very different length run together."""
-    batch = Batch.of("decode", [Segment(0, 4999, 1), Segment(1, 10, 1), Segment(2, 2047, 1)])
-    shape = AttentionShape(num_heads=8, num_kv_heads=2, head_dim=64, window=window)
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_long_context(op_target: Target, phase: str, window: int) -> None:
+    """Long enough that a backend splits the context of a row; rows of very different length run together."""
+    rows = 1 if phase == "decode" else 40
+    batch = Batch.of(phase, [Segment(0, 4999, 1), Segment(1, 10, rows), Segment(2, 2047 - rows // 2, rows)])
+    shape = AttentionShape(num_heads=4, num_kv_heads=2, head_dim=64, window=window)
     case = make_case(np.random.default_rng(1), op_target, batch, shape)
     case.check()
     everything = case.run()
-    for row in range(3):
+    for row in (0, 1, rows, batch.num_rows - 1):
         np.testing.assert_array_equal(case.run(slice(row, row + 1)), everything[row : row + 1])
 
 

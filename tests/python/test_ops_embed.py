@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
 import op_cases
 import ops_api
 import oracle
-from hypothesis import given
-from hypothesis import strategies as st
 from ops_types import Batch, Segment, Target
 
 
+@op_cases.op_settings
 @given(
     data=st.data(), phase=op_cases.phases, vocab=st.integers(1, 300), hidden_dim=op_cases.FEATURES, seed=op_cases.seeds
 )
@@ -27,6 +29,7 @@ def test_rows_are_the_stored_rows(
     np.testing.assert_array_equal(hidden, target.round(oracle.stored_weight(table, target))[batch.token_ids])
 
 
+@op_cases.op_settings
 @given(vocab=st.integers(1, 100), seed=op_cases.seeds)
 def test_seen_gains_the_tokens_of_each_slot(op_target: Target, vocab: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

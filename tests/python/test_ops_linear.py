@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import op_cases
-import ops_api
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ops_types import NUMPY_DTYPES, Batch, Linear, Target
-from tolerances import OPS, assert_close
 
+import op_cases
+import ops_api
+import oracle
+from ops_types import NUMPY_DTYPES, Batch, Linear, Target
 from tinyllm.config import QuantizationType
+from tolerances import OPS, assert_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
     from oracle import Expected
 
 
@@ -97,12 +99,14 @@ each_op = pytest.mark.parametrize("make_case", [residual_case, gate_up_case, log
 
 
 @each_op
+@op_cases.op_settings
 @given(data=st.data())
 def test_equals_float64(op_target: Target, make_case: Callable[..., Case], data: st.DataObject) -> None:
     draw_case(data, op_target, make_case).check()
 
 
 @each_op
+@op_cases.op_settings
 @given(data=st.data())
 def test_rows_are_independent(op_target: Target, make_case: Callable[..., Case], data: st.DataObject) -> None:
     case = draw_case(data, op_target, make_case)
@@ -116,12 +120,13 @@ def test_row_counts_about_every_switch(op_target: Target, k: int, quantization: 
     rng = np.random.default_rng(k)
     steps = [("decode", rows) for rows in (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65)]
     steps += [("prefill", rows) for rows in (1, 16, 17, 63, 64, 65, 128, 129, 300)]
-    for dtype in op_cases.activation_types(op_target):
+    dtypes = itertools.cycle(op_cases.activation_types(op_target))
+    for (phase, rows), dtype in zip(steps, dtypes, strict=False):
         target = replace(op_target, dtype=dtype, quantization=quantization)
-        for phase, rows in steps:
-            residual_case(rng, target, Shape(phase, rows, op_cases.fitting(rows, 100, k), k)).check()
+        residual_case(rng, target, Shape(phase, rows, n=40, k=k)).check()
 
 
+@op_cases.op_settings
 @given(phase=op_cases.phases, data=st.data())
 def test_logits_of_chosen_rows_only(op_target: Target, phase: str, data: st.DataObject) -> None:
     rng = np.random.default_rng(0)

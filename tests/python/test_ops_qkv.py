@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
 import op_cases
 import ops_api
 import oracle
-from hypothesis import given
-from hypothesis import strategies as st
 from ops_types import AttentionShape, Batch, QkvWeights, Rope, Segment, Target
 from tolerances import OPS, assert_close
 
@@ -60,6 +61,7 @@ def draw_case(data: st.DataObject, base: Target) -> Case:
     return Case(target, batch, shape, weights, Rope(inv_freq), hidden, kv)
 
 
+@op_cases.op_settings
 @given(data=st.data())
 def test_equals_float64(op_target: Target, data: st.DataObject) -> None:
     case = draw_case(data, op_target)
@@ -77,6 +79,7 @@ def test_equals_float64(op_target: Target, data: st.DataObject) -> None:
     np.testing.assert_array_equal(kv, case.kv)
 
 
+@op_cases.op_settings
 @given(data=st.data())
 def test_rows_are_independent(op_target: Target, data: st.DataObject) -> None:
     case = draw_case(data, op_target)

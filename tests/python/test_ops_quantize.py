@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import op_cases
-import ops_api
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ops_types import NUMPY_DTYPES, Target
 
+import op_cases
+import ops_api
+import oracle
+from ops_types import NUMPY_DTYPES, Target
 from tinyllm.config import QuantizationType
 
 
+@op_cases.op_settings
 @given(
     data=st.data(),
     n=st.integers(1, 40),
@@ -43,12 +44,15 @@ def test_w8a16_is_met_exactly(
     np.testing.assert_array_equal(np.where(held, values, 0), np.where(held, want.values, 0))
 
 
-def test_halves_round_to_even(op_target: Target) -> None:
-    # absmax 127 makes the scale 1, so the weights are their own quotients.
-    weight = np.array([[127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5]], np.float32)
-    values, scales, _ = ops_api.load_linear(op_target, weight)
-    assert scales.tolist() == [[1]]
-    assert values.tolist() == [[127, 0, 2, 2, 0, -2, -2, 126]]
+@op_cases.op_settings
+@given(scale=st.floats(2.0**-14, 60000, width=16))
+def test_halves_round_to_even(op_target: Target, scale: float) -> None:
+    # 127 and a half times 11 bits are exact in float32, so the quotients are exact halves, whatever the scale. Only a
+    # true division finds them all.
+    quotients = np.arange(-127, 127.5, 0.5, dtype=np.float32)
+    values, scales, _ = ops_api.load_linear(replace(op_target, group_size=0), quotients[None] * np.float32(scale))
+    assert scales.tolist() == [[scale]]
+    np.testing.assert_array_equal(values[0], np.rint(quotients))
 
 
 def test_scale_rounded_down_is_clamped(op_target: Target) -> None:
@@ -59,6 +63,7 @@ def test_scale_rounded_down_is_clamped(op_target: Target) -> None:
     assert values.tolist() == [[127, -127, 0]]
 
 
+@op_cases.op_settings
 @given(
     data=st.data(),
     n=st.integers(1, 40),
@@ -81,6 +86,7 @@ def test_unquantised_weights_are_rounded_once(
 
 
 @pytest.mark.parametrize("quantization", list(QuantizationType))
+@op_cases.op_settings
 @given(
     dtype=st.sampled_from(list(NUMPY_DTYPES)),
     bad=st.sampled_from([np.nan, -np.nan, np.inf, -np.inf]),

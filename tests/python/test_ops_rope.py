@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 import op_cases
 import ops_api
 import oracle
 import oracle_rope
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ops_types import Batch, Rope, Segment, Target
-from tolerances import ROPE_INV_FREQ, ROPE_TABLE, ROPE_TABLE_DYNAMIC, assert_close
-
 from tinyllm.config import ModelConfig
+from tolerances import ROPE_INV_FREQ, ROPE_TABLE, ROPE_TABLE_DYNAMIC, assert_close
 
 PLAIN = ModelConfig(vocab_size=32, hidden_dim=256, intermediate_dim=64, num_layers=1, num_heads=2, head_dim=256)
 
@@ -35,6 +35,7 @@ TYPES = {
 
 @pytest.mark.parametrize("truncate", [True, False])
 @pytest.mark.parametrize("rope_type", TYPES)
+@op_cases.op_settings
 @given(rotary_dim=st.sampled_from([4, 20, 64, 96, 128, 256]), theta=st.sampled_from([1e4, 5e5, 1e6]))
 def test_inv_freq(rope_type: str, truncate: bool, rotary_dim: int, theta: float) -> None:
     config = replace(
@@ -54,6 +55,7 @@ def test_freq_factors_divide() -> None:
     assert_close(ops_api.rope_inv_freq(PLAIN, factors), want, ROPE_INV_FREQ)
 
 
+@op_cases.op_settings
 @given(
     data=st.data(),
     phase=op_cases.phases,
@@ -74,6 +76,7 @@ def test_table(
     assert_close(ops_api.rope_table(op_target, batch, rope), want.value, ROPE_TABLE, want.scale)
 
 
+@op_cases.op_settings
 @given(
     rotary_dim=st.sampled_from([4, 20, 64, 128]),
     original=st.sampled_from([16, 512, 4096]),

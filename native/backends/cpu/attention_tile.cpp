@@ -129,7 +129,8 @@ void AttentionTile::attend_page(int32_t page, const AttentionState& state) {
     };
     const auto add_partial = [&](int32_t row) {
         const int32_t position = first_position_ + row;
-        add_values(row, row + 1, std::max(0, first_visible(position) - base), std::min(kPageTokens, position + 1 - base));
+        add_values(row, row + 1, std::max(0, first_visible(position) - base),
+                   std::min(kPageTokens, position + 1 - base));
     };
     for (int32_t row = seen; row < full; ++row) add_partial(row);
     if (full < full_end) add_values(full, full_end, 0, kPageTokens);

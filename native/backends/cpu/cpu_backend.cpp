@@ -109,8 +109,8 @@ tl_device_info cpu_device_info() {
     info.total_bytes = memory.total_bytes;
     try {
         info.num_units = num_threads();
-        set_text(info.description, concat(isa_name(detected_isa()), ", ", info.num_units,
-                                          info.num_units == 1 ? " thread" : " threads"));
+        set_text(info.description,
+                 concat(isa_name(detected_isa()), ", ", info.num_units, info.num_units == 1 ? " thread" : " threads"));
         info.usable = 1;
     } catch (const Error& e) {
         set_text(info.description, e.what());

@@ -6,6 +6,7 @@
 #include "backends/cpu/isa.h"
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/linear.h"
+#include "backends/cpu/measure.h"
 #include "ops/backend.h"
 
 namespace tinyllm {
@@ -27,6 +28,8 @@ public:
     void bind_scratch(void* data, size_t bytes) override;
     int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
                         const HostTensor& tensor) override;
+    double measure_read_bandwidth(MemoryTracker& tracker) override { return cpu_read_bandwidth(tracker); }
+    double measure_matrix_rate(MemoryTracker&) override { return cpu_matrix_rate(isa_); }
     void run_step(const StepKey& key, const std::function<void()>& body) override;
 
     void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override;

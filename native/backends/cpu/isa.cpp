@@ -41,10 +41,14 @@ CpuIsa detected_isa() { return std::min(processor_isa(), allowed_isa()); }
 
 const char* isa_name(CpuIsa isa) {
     switch (isa) {
-        case CpuIsa::Portable: return "portable";
-        case CpuIsa::Avx2: return "avx2";
-        case CpuIsa::Avx512: return "avx512";
-        case CpuIsa::Avx512Bf16: return "avx512bf16";
+        case CpuIsa::Portable:
+            return "portable";
+        case CpuIsa::Avx2:
+            return "avx2";
+        case CpuIsa::Avx512:
+            return "avx512";
+        case CpuIsa::Avx512Bf16:
+            return "avx512bf16";
     }
     return "?";
 }

@@ -49,7 +49,8 @@ struct AttentionKernels {
                          int64_t b_stride, const float* alpha, float* c, int64_t c_stride);
     // One page of one query in a running softmax. scores: [kPageTokens], of which [begin, end) are visible. Raises
     // *max to the largest visible score, turns scores into exp(score - *max) (0 where not visible), multiplies *sum by
-    // the returned factor exp(old *max - *max) and adds the page's exponentials. *max is -infinity before the first page.
+    // the returned factor exp(old *max - *max) and adds the page's exponentials. *max is -infinity before the first
+    // page.
     float (*softmax_page)(float* scores, int32_t begin, int32_t end, float* max, float* sum);
 };
 

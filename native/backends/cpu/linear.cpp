@@ -19,10 +19,13 @@ void run_task(CpuIsa isa, const LinearTask& task) {
     switch (isa) {
 #if defined(__x86_64__)
         case CpuIsa::Avx512Bf16:  // see linear_avx512.cpp
-        case CpuIsa::Avx512: return linear_task_avx512(task);
-        case CpuIsa::Avx2: return linear_task_avx2(task);
+        case CpuIsa::Avx512:
+            return linear_task_avx512(task);
+        case CpuIsa::Avx2:
+            return linear_task_avx2(task);
 #endif
-        default: return linear_task_portable(task);
+        default:
+            return linear_task_portable(task);
     }
 }
 

@@ -29,9 +29,7 @@ struct LinearVec : avx2::Vec {
 
 private:
     // Swaps the two middle quarters: shuffles of 256 bits work on each 128 apart.
-    static Float in_order(Float x) {
-        return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), 0xd8));
-    }
+    static Float in_order(Float x) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), 0xd8)); }
 };
 
 }  // namespace

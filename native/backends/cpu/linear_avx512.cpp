@@ -1,8 +1,8 @@
 // The linear layer with AVX-512. See linear_simd.h.
 //
-// Products are fp32 FMAs also where the processor has vdpbf16ps: int8 weights are exact in bfloat16 too, but on Sapphire
-// Rapids that instruction starts every second cycle and an FMA twice a cycle, so it does half the products of an FMA
-// in the same time (measured: 53 against 106 billion a second on a core).
+// Products are fp32 FMAs also where the processor has vdpbf16ps: int8 weights are exact in bfloat16 too, but on
+// Sapphire Rapids that instruction starts every second cycle and an FMA twice a cycle, so it does half the products of
+// an FMA in the same time (measured: 53 against 106 billion a second on a core).
 #include "backends/cpu/linear_simd.h"
 #include "backends/cpu/simd_avx512.h"
 
@@ -18,8 +18,7 @@ struct LinearVec : avx512::Vec {
 
     // Lanes of (a, b) at even and at odd places.
     static void deinterleave(Float a, Float b, Float& even, Float& odd) {
-        const __m512i places =
-            _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        const __m512i places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
         even = _mm512_permutex2var_ps(a, places, b);
         odd = _mm512_permutex2var_ps(a, _mm512_or_si512(places, _mm512_set1_epi32(1)), b);
     }

@@ -50,9 +50,15 @@ void finish(const LinearOutput& out, int64_t row, int64_t n, float y, float& gat
     const int64_t at = row * out.row_stride + n;
     T* data = static_cast<T*>(out.data);
     switch (out.kind) {
-        case LinearOutput::Kind::Store: data[at] = from_float<T>(y); break;
-        case LinearOutput::Kind::AddTo: data[at] = from_float<T>(to_float(data[at]) + y); break;
-        case LinearOutput::Kind::StoreFloat: static_cast<float*>(out.data)[at] = y; break;
+        case LinearOutput::Kind::Store:
+            data[at] = from_float<T>(y);
+            break;
+        case LinearOutput::Kind::AddTo:
+            data[at] = from_float<T>(to_float(data[at]) + y);
+            break;
+        case LinearOutput::Kind::StoreFloat:
+            static_cast<float*>(out.data)[at] = y;
+            break;
         case LinearOutput::Kind::SiluMul:
             if (n % 2 == 0)
                 gate = y;
@@ -87,9 +93,12 @@ void run(const LinearTask& task) {
 
 void linear_task_portable(const LinearTask& task) {
     switch (task.activation) {
-        case DType::F16: return run<f16>(task);
-        case DType::BF16: return run<bf16>(task);
-        default: return run<float>(task);
+        case DType::F16:
+            return run<f16>(task);
+        case DType::BF16:
+            return run<bf16>(task);
+        default:
+            return run<float>(task);
     }
 }
 

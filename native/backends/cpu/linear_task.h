@@ -19,7 +19,8 @@ constexpr int64_t kPanelOutputs = 64;
 // Inputs of a panel: kPanelOutputs * kPanelInputs floats stay in the L2 cache. Also the length after which the lanes of
 // a sum are added up, so a change of it changes the bits of results.
 constexpr int64_t kPanelInputs = 1024;
-// Floats from a row of a panel to the next: not 4 KiB, so that the rows of a tile lie in different sets of the L1 cache.
+// Floats from a row of a panel to the next: not 4 KiB, so that the rows of a tile lie in different sets of the L1
+// cache.
 constexpr int64_t kPanelStride = kPanelInputs + 16;
 // Most rows of a task.
 constexpr int64_t kTaskRows = 144;

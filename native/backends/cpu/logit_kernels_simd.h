@@ -102,8 +102,10 @@ uint64_t simd_gumbel_candidates(const GumbelBlock& block) {
         const float* p = block.scores + v * V::kWidth;
         const int count = left < 0 ? 0 : (left < V::kWidth ? static_cast<int>(left) : V::kWidth);
         Float x = lowest;
-        if (count == V::kWidth) x = V::load(p);
-        else if (count > 0) x = V::select(V::lanes(0, count), V::load_first(p, count), lowest);
+        if (count == V::kWidth)
+            x = V::load(p);
+        else if (count > 0)
+            x = V::select(V::lanes(0, count), V::load_first(p, count), lowest);
         score[v] = V::select(V::less_equal(floor, x), (x - max) * scale, lowest);
         possible |= static_cast<uint64_t>(V::bits(V::less_equal(least, score[v]))) << (v * V::kWidth);
     }

@@ -47,8 +47,9 @@ void CpuBackend::qkv(const StepBatch& batch, const QkvWeights& weights, const At
                 finish.norm_and_rotate(weights.q_norm, cos, head, head);
 
             const int32_t position = batch.positions[row];
-            const int64_t page = batch.block_table[static_cast<int64_t>(batch.slots[row]) * batch.pages_per_seq +
-                                                   position / kPageTokens];
+            const int64_t page =
+                batch
+                    .block_table[static_cast<int64_t>(batch.slots[row]) * batch.pages_per_seq + position / kPageTokens];
             const auto cache_row = [&](int32_t which, int32_t kv_head) {
                 const int64_t tile = kv_tile_offset(page, which, kv_head, shape.num_kv_heads, shape.head_dim);
                 return static_cast<char*>(kv.data) + tile * finish.element + position % kPageTokens * head_bytes;

@@ -65,9 +65,12 @@ template <typename S>
 bool load_row(const LinearWeight& weight, int64_t row, const void* data) {
     if (weight.quantization == QuantizationType::W8A16) return quantize_row<S>(weight, row, data);
     switch (weight.dtype) {
-        case DType::F16: return convert_row<S, f16>(weight, row, data);
-        case DType::BF16: return convert_row<S, bf16>(weight, row, data);
-        default: return convert_row<S, float>(weight, row, data);
+        case DType::F16:
+            return convert_row<S, f16>(weight, row, data);
+        case DType::BF16:
+            return convert_row<S, bf16>(weight, row, data);
+        default:
+            return convert_row<S, float>(weight, row, data);
     }
 }
 
@@ -75,10 +78,13 @@ bool load_row(CpuIsa isa, const LinearWeight& weight, int64_t row, DType source,
     switch (isa) {
 #if defined(__x86_64__)
         case CpuIsa::Avx512Bf16:
-        case CpuIsa::Avx512: return quantize_row_avx512(weight, row, source, data);
-        case CpuIsa::Avx2: return quantize_row_avx2(weight, row, source, data);
+        case CpuIsa::Avx512:
+            return quantize_row_avx512(weight, row, source, data);
+        case CpuIsa::Avx2:
+            return quantize_row_avx2(weight, row, source, data);
 #endif
-        default: return quantize_row_portable(weight, row, source, data);
+        default:
+            return quantize_row_portable(weight, row, source, data);
     }
 }
 
@@ -87,9 +93,12 @@ bool is_bad(const LinearWeight& weight, float value) {
     if (!std::isfinite(value)) return true;
     if (weight.quantization == QuantizationType::W8A16) return std::isinf(to_float(scale_for(std::abs(value))));
     switch (weight.dtype) {
-        case DType::F16: return std::isinf(to_float(from_float<f16>(value)));
-        case DType::BF16: return std::isinf(to_float(from_float<bf16>(value)));
-        default: return false;
+        case DType::F16:
+            return std::isinf(to_float(from_float<f16>(value)));
+        case DType::BF16:
+            return std::isinf(to_float(from_float<bf16>(value)));
+        default:
+            return false;
     }
 }
 
@@ -109,9 +118,12 @@ int64_t first_bad_element(const LinearWeight& weight, DType source, const void* 
 
 bool quantize_row_portable(const LinearWeight& weight, int64_t row, DType source, const void* data) {
     switch (source) {
-        case DType::F16: return load_row<f16>(weight, row, data);
-        case DType::BF16: return load_row<bf16>(weight, row, data);
-        default: return load_row<float>(weight, row, data);
+        case DType::F16:
+            return load_row<f16>(weight, row, data);
+        case DType::BF16:
+            return load_row<bf16>(weight, row, data);
+        default:
+            return load_row<float>(weight, row, data);
     }
 }
 

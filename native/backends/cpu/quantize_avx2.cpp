@@ -1,7 +1,6 @@
 // Quantisation with AVX2. See quantize_simd.h.
-#include "backends/cpu/simd_avx2.h"
-
 #include "backends/cpu/quantize_simd.h"
+#include "backends/cpu/simd_avx2.h"
 
 namespace tinyllm {
 

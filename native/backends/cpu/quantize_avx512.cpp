@@ -1,7 +1,6 @@
 // Quantisation with AVX-512. See quantize_simd.h.
-#include "backends/cpu/simd_avx512.h"
-
 #include "backends/cpu/quantize_simd.h"
+#include "backends/cpu/simd_avx512.h"
 
 namespace tinyllm {
 

@@ -71,18 +71,24 @@ bool load_row_from(const LinearWeight& weight, int64_t row, const void* data) {
     const S* in = static_cast<const S*>(data);  // perhaps unaligned: only vector loads touch it
     if (weight.quantization == QuantizationType::W8A16) return quantize_row<V>(weight, row, in);
     switch (weight.dtype) {
-        case DType::F16: return convert_row<V, f16>(weight, row, in);
-        case DType::BF16: return convert_row<V, bf16>(weight, row, in);
-        default: return convert_row<V, float>(weight, row, in);
+        case DType::F16:
+            return convert_row<V, f16>(weight, row, in);
+        case DType::BF16:
+            return convert_row<V, bf16>(weight, row, in);
+        default:
+            return convert_row<V, float>(weight, row, in);
     }
 }
 
 template <typename V>
 bool load_row(const LinearWeight& weight, int64_t row, DType source, const void* data) {
     switch (source) {
-        case DType::F16: return load_row_from<V, f16>(weight, row, data);
-        case DType::BF16: return load_row_from<V, bf16>(weight, row, data);
-        default: return load_row_from<V, float>(weight, row, data);
+        case DType::F16:
+            return load_row_from<V, f16>(weight, row, data);
+        case DType::BF16:
+            return load_row_from<V, bf16>(weight, row, data);
+        default:
+            return load_row_from<V, float>(weight, row, data);
     }
 }
 

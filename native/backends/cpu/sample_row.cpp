@@ -142,9 +142,9 @@ int64_t RowSampler::draw() const {
     float best = noisy(winner);
     for (int64_t first = 0; first < vocab_size_; first += kGumbelBlock) {
         const int64_t size = std::min(kGumbelBlock, vocab_size_ - first);
-        uint64_t candidates = kernels_.gumbel_candidates({scores_ + first, size, first, max_,
-                                                          1.0f / params_.temperature, kept.score, best, params_.seed,
-                                                          static_cast<uint32_t>(params_.position)});
+        uint64_t candidates =
+            kernels_.gumbel_candidates({scores_ + first, size, first, max_, 1.0f / params_.temperature, kept.score,
+                                        best, params_.seed, static_cast<uint32_t>(params_.position)});
         for (; candidates != 0; candidates &= candidates - 1) {
             const int64_t token = first + std::countr_zero(candidates);
             if (!kept.keeps(scores_[token], token)) continue;

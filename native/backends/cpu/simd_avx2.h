@@ -51,9 +51,7 @@ struct Vec {
     }
 
     // Lanes [begin, end).
-    static Mask lanes(int begin, int end) {
-        return _mm256_castsi256_ps(_mm256_andnot_si256(first(begin), first(end)));
-    }
+    static Mask lanes(int begin, int end) { return _mm256_castsi256_ps(_mm256_andnot_si256(first(begin), first(end))); }
     // False for NaN.
     static Mask less(Float a, Float b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
     static Mask less_equal(Float a, Float b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }

@@ -5,8 +5,10 @@
 
 // GCC 12 takes the undefined inputs of some intrinsics for mistakes (its bug 105593).
 #pragma GCC diagnostic push
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
@@ -19,7 +21,7 @@ namespace tinyllm::avx512 {
 struct Vec {
     static constexpr int kWidth = 16;
     using Float = __m512;  // + - * / work on it
-    using Int = __m512i;     // 16 unsigned words
+    using Int = __m512i;   // 16 unsigned words
     using Mask = __mmask16;
 
     static Float set(float x) { return _mm512_set1_ps(x); }
@@ -101,7 +103,7 @@ struct Vec {
             r[i + 3] = pairs_high(t[i + 1], t[i + 3]);
         }
         for (int j = 0; j < 4; ++j) {
-            t[j] = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88);  // quarters 0 and 2 of both
+            t[j] = _mm512_shuffle_f32x4(r[j], r[4 + j], 0x88);      // quarters 0 and 2 of both
             t[4 + j] = _mm512_shuffle_f32x4(r[j], r[4 + j], 0xdd);  // 1 and 3
             t[8 + j] = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0x88);
             t[12 + j] = _mm512_shuffle_f32x4(r[8 + j], r[12 + j], 0xdd);
@@ -122,9 +124,7 @@ private:
     static Float pairs_high(Float a, Float b) {
         return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
     }
-    static Float widen(__m256i bits) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-    }
+    static Float widen(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
     static Float widen8(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)); }
     static __m256i to_f16(Float x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     // Round to nearest even as from_float<bf16>; a NaN keeps its upper half and becomes quiet.

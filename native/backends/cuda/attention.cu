@@ -2,15 +2,36 @@
 #include "backends/cuda/attention.h"
 
 #include "backends/cuda/attention_simple.h"
+#include "backends/cuda/attention_tiled.h"
 
 namespace tinyllm {
 
-void attention_cuda(cudaStream_t cuda_stream, Scratch, const StepBatch& batch, const AttentionShape& shape,
-                    DType activation, const void* qkv, const KvLayer& kv, void* out) {
-    if (batch.num_rows == 0) return;
-    attention_simple_cuda(cuda_stream, batch, shape, activation, qkv, kv, out);
+namespace {
+
+bool takes_tiled(Phase phase, int32_t head_dim) {
+    if (!has_tiled_attention(head_dim)) return false;
+    const int32_t needed =
+        phase == Phase::Decode ? attention_decode_shared_bytes(head_dim) : attention_prefill_shared_bytes(head_dim);
+    return needed <= device_traits().max_shared_bytes;
 }
 
-int64_t attention_scratch_bytes(const ModelConfig&, const EngineConfig&) { return 0; }
+}  // namespace
+
+void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
+                    DType activation, const void* qkv, const KvLayer& kv, void* out) {
+    if (batch.num_rows == 0) return;
+    if (!takes_tiled(batch.phase, shape.head_dim))
+        attention_simple_cuda(cuda_stream, batch, shape, activation, qkv, kv, out);
+    else if (batch.phase == Phase::Decode)
+        attention_decode_cuda(cuda_stream, scratch, batch, shape, activation, qkv, kv, out);
+    else
+        attention_prefill_cuda(cuda_stream, batch, shape, activation, qkv, kv, out);
+}
+
+int64_t attention_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
+    if (!has_tiled_attention(model.head_dim)) return 0;
+    return attention_decode_scratch_bytes(engine.kv_cache.max_batch_size, model.num_heads, model.head_dim,
+                                          most_splits(engine.kv_cache.pages_per_seq()));
+}
 
 }  // namespace tinyllm

@@ -1,45 +1,26 @@
-// out[r, h] = softmax(softmax_scale * q . K^T) V for one row a sequence, on the tensor cores, the context split over the
-// SMs.
+// out[r, h] = softmax(softmax_scale * q . K^T) V for one row a sequence, on the tensor cores, the context split over
+// the SMs.
 //
 //   qkv: T [num_rows, qkv_dim]; cache: runtime/kv_cache.h; out: T [num_rows, num_heads * head_dim]
 // Bound by reading K and V once: 4 bytes a position, kv head and element of head_dim.
 //
-// A block takes one part of a row's context (attention_tiled.h) and up to kHeads query heads of one kv head, which share
-// every load. Its warps take tiles of 16 positions in turn, each through a ring of its own in shared memory, so that no
-// barrier stands between a load and its use. With positions as the rows of the matrices, S^T = K Q^T and O^T = V^T P^T
-// (m16n8k16), eight heads fill a tile, and the heads of a lane are the same in both products. The block that finishes a
-// row last joins the parts, in the order of the splits.
+// A block takes one part of a row's context (attention_tiled.h) and up to kDecodeHeads query heads of one kv head,
+// which share every load. Its warps take tiles of 16 positions in turn, each through a ring of its own in shared
+// memory, so that no barrier stands between a load and its use. With positions as the rows of the matrices, S^T = K Q^T
+// and O^T = V^T P^T (m16n8k16), eight heads fill a tile, and the heads of a lane are the same in both products. The
+// block that finishes a row last joins the parts, in the order of the splits.
+#include "backends/cuda/attention_decode_warp.cuh"
 #include "backends/cuda/attention_merge.cuh"
 #include "backends/cuda/attention_tiled.h"
 #include "backends/cuda/device/convert.cuh"
 #include "backends/cuda/device/dependency.cuh"
-#include "backends/cuda/device/head_tile.cuh"
+#include "backends/cuda/device/exp2.cuh"
 #include "backends/cuda/device/launch.cuh"
-#include "backends/cuda/device/mma.cuh"
 #include "runtime/kv_cache.h"
 
 namespace tinyllm {
 
 namespace {
-
-constexpr int kHeads = 8;       // query heads of a block: the n of m16n8k16
-constexpr int kTileTokens = 16;  // positions of a tile: its m
-constexpr float kLog2E = 1.4426950408889634f;
-
-template <int kHeadDim>
-struct Decode {
-    using Tile = HeadTile<kHeadDim>;
-    static constexpr int kWarps = kHeadDim > 128 ? 2 : 4;
-    static constexpr int kThreads = kWarps * kWarpSize;
-    static constexpr int kStages = kHeadDim <= 64 ? 4 : kHeadDim <= 96 ? 3 : 2;
-    static constexpr int kStep = kWarps * kTileTokens;  // positions from one tile of a warp to its next
-    static constexpr int kTileBytes = Tile::bytes(kTileTokens);
-    static constexpr int kRingBytes = kStages * 2 * kTileBytes;  // of a warp
-    static constexpr int kSharedBytes = kWarps * kRingBytes;
-    using Parts = WarpParts<kWarps, kHeads, kHeadDim>;
-    static_assert(kRingBytes >= kHeads * Parts::kPitch * 4, "a warp's sums take the place of its ring");
-    static_assert(kSharedBytes >= (kMaxSplits * kHeads + kWarps * kHeads * kHeadDim) * 4, "space to join the splits");
-};
 
 struct DecodeParams {
     AttentionShape shape;
@@ -68,141 +49,13 @@ struct RowSplits {
     }
 };
 
-// Tiles of keys and values on their way to one warp: tile i of the warp holds positions first + i * kStep.. and lies in
-// stage i % kStages.
-template <typename T, int kHeadDim>
-struct TileStream {
-    using D = Decode<kHeadDim>;
-    using Tile = HeadTile<kHeadDim>;
-
-    const T* cache;
-    const int32_t* pages;  // the sequence's row of the block table
-    int32_t kv_head, num_kv_heads;
-    int32_t begin, end;  // visible positions of the split
-    uint32_t ring;
-    int lane;
-
-    __device__ uint32_t tile(int stage, int which) const { return ring + (2 * stage + which) * D::kTileBytes; }
-
-    // Requests the keys (which = 0) or values (1) of the tile at `token`; an empty group beyond the split.
-    __device__ void request(int32_t token, int stage, int which) const {
-        if (token < end) {
-            const T* source = cache +
-                              kv_tile_offset(pages[token / kPageTokens], which, kv_head, num_kv_heads, kHeadDim) +
-                              token % kPageTokens * kHeadDim;
-            Tile::template request<kTileTokens, kWarpSize>(tile(stage, which), source, kHeadDim, begin - token,
-                                                           end - token, lane);
-        }
-        commit_copies();
-    }
-};
-
-// Running softmax of one warp over its tiles. Lane 4g + t: heads 2t and 2t + 1.
-template <typename T, int kHeadDim>
-struct WarpSoftmax {
-    using D = Decode<kHeadDim>;
-    using Tile = HeadTile<kHeadDim>;
-    static constexpr int kSteps = kHeadDim / 16;
-
-    uint32_t query[kSteps][2];  // B fragments of Q^T
-    float scale;                // softmax_scale * log2 e
-    float largest[2] = {-INFINITY, -INFINITY};
-    float sum[2] = {};               // of this lane's positions only, until finish()
-    float weighted[kSteps][4] = {};  // O^T: dimensions 16 i + g and 16 i + g + 8
-
-    // queries: T [heads, kHeadDim]; the heads that are missing to kHeads are zero.
-    __device__ void load_queries(const T* queries, int heads, int lane) {
-        const int head = lane / 4;
-        const uint32_t* source = reinterpret_cast<const uint32_t*>(queries + head * kHeadDim) + lane % 4;
-#pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-            query[i][0] = head < heads ? source[i * 8] : 0;
-            query[i][1] = head < heads ? source[i * 8 + 4] : 0;
-        }
-    }
-
-    // s = q . k of the tile: (position g, head 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
-    __device__ void scores(uint32_t keys, int lane, float (&s)[4]) const {
-        const uint32_t first = keys + Tile::offset(lane % 16, lane / 16);
-        float odd[4] = {};
-#pragma unroll
-        for (int i = 0; i < 4; ++i) s[i] = 0;
-#pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-            uint32_t a[4];
-            load_matrices(a, Tile::advance(first, i));
-            mma_m16n8k16<T>(i % 2 == 0 ? s : odd, a, query[i][0], query[i][1]);  // two chains halve the latency
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) s[i] += odd[i];
-    }
-
-    // Takes a tile's scores in; positions outside [begin, end) of the tile do not count. PRECOND: one does.
-    // p: P^T as B fragment.
-    __device__ void absorb(float (&s)[4], int begin, int end, int lane, uint32_t (&p)[2]) {
-        const int low = lane / 4, high = low + 8;
-        const bool low_counts = low >= begin && low < end, high_counts = high >= begin && high < end;
-        float keep[2];
-#pragma unroll
-        for (int head = 0; head < 2; ++head) {
-            s[head] = low_counts ? s[head] * scale : -INFINITY;
-            s[2 + head] = high_counts ? s[2 + head] * scale : -INFINITY;
-            float next = fmaxf(s[head], s[2 + head]);
-#pragma unroll
-            for (int offset = 4; offset < kWarpSize; offset *= 2)
-                next = fmaxf(next, __shfl_xor_sync(kFullWarp, next, offset));
-            next = fmaxf(next, largest[head]);
-            keep[head] = exp2_fast(largest[head] - next);
-            largest[head] = next;
-            s[head] = exp2_fast(s[head] - next);
-            s[2 + head] = exp2_fast(s[2 + head] - next);
-            sum[head] = sum[head] * keep[head] + (s[head] + s[2 + head]);
-        }
-        p[0] = transpose_matrix(pack_pair<T>(s[0], s[1]));
-        p[1] = transpose_matrix(pack_pair<T>(s[2], s[3]));
-#pragma unroll
-        for (int i = 0; i < kSteps; ++i)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) weighted[i][j] *= keep[j % 2];
-    }
-
-    __device__ void add_values(uint32_t values, int lane, const uint32_t (&p)[2]) {
-        const uint32_t first = values + Tile::offset(lane / 16 * 8 + lane % 8, lane / 8 % 2);
-#pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-            uint32_t a[4];
-            load_matrices_transposed(a, Tile::advance(first, i));
-            mma_m16n8k16<T>(weighted[i], a, p[0], p[1]);
-        }
-    }
-
-    // values: [heads][Parts::kPitch]; stats: [heads].
-    __device__ void finish(int heads, int lane, float* values, PartStats* stats) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-#pragma unroll
-            for (int offset = 4; offset < kWarpSize; offset *= 2)
-                sum[i] += __shfl_xor_sync(kFullWarp, sum[i], offset);
-            const int head = lane % 4 * 2 + i;
-            if (head >= heads) continue;
-            if (lane / 4 == 0) stats[head] = {largest[i], sum[i]};
-            float* target = values + head * D::Parts::kPitch + lane / 4;
-#pragma unroll
-            for (int step = 0; step < kSteps; ++step) {
-                target[step * 16] = weighted[step][i];
-                target[step * 16 + 8] = weighted[step][2 + i];
-            }
-        }
-    }
-};
-
 // True in every thread of the last of `count` blocks that call with this counter, which then is zero again; that
 // block sees what the others wrote before.
 __device__ bool is_last_block(uint32_t* counter, int32_t count) {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
+        __threadfence();  // orders the whole block's writes, which the barrier put before this
         last = atomicAdd(counter, 1) == static_cast<uint32_t>(count - 1);
         if (last) *counter = 0;
         __threadfence();
@@ -217,14 +70,16 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
     attention_decode_kernel(const DecodeParams params, const T* qkv, const T* cache, T* out) {
     using D = Decode<kHeadDim>;
     extern __shared__ __align__(1024) unsigned char shared[];
-    __shared__ PartStats warp_stats[D::kWarps][kHeads];
+    __shared__ PartStats warp_stats[D::kWarps][kDecodeHeads];
     release_successor();
     const AttentionShape& shape = params.shape;
     const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
     const int32_t row = blockIdx.z, split = blockIdx.x, slot = params.slots[row];
     const int32_t q_per_kv = shape.num_heads / shape.num_kv_heads;
-    const int32_t kv_head = blockIdx.y / params.head_groups, first_of_group = blockIdx.y % params.head_groups * kHeads;
-    const int32_t first_head = kv_head * q_per_kv + first_of_group, heads = min(kHeads, q_per_kv - first_of_group);
+    const int32_t kv_head = blockIdx.y / params.head_groups,
+                  first_of_group = blockIdx.y % params.head_groups * kDecodeHeads;
+    const int32_t first_head = kv_head * q_per_kv + first_of_group,
+                  heads = min(kDecodeHeads, q_per_kv - first_of_group);
     T* result = out + (int64_t{row} * shape.num_heads + first_head) * kHeadDim;
     if (slot < 0) {
         wait_for_predecessor();
@@ -239,42 +94,46 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
     const int32_t begin = max(splits.begin, split_begin);
     const int32_t end = min(splits.end, split_begin + splits.pages_a_split * kPageTokens);
     unsigned char* ring = shared + warp * D::kRingBytes;
-    const TileStream<T, kHeadDim> stream{
-        cache, params.block_table + int64_t{slot} * params.pages_per_seq, kv_head, shape.num_kv_heads, begin, end,
-        shared_address(ring), lane};
-    int32_t token = begin / kTileTokens * kTileTokens + warp * kTileTokens;
+    const TileStream<T, kHeadDim> stream{cache,
+                                         params.block_table + int64_t{slot} * params.pages_per_seq,
+                                         kv_head,
+                                         shape.num_kv_heads,
+                                         begin,
+                                         end,
+                                         shared_address(ring),
+                                         lane};
+    int32_t token = begin / kDecodeTileTokens * kDecodeTileTokens + warp * kDecodeTileTokens;
 
     // Only the newest position comes from the predecessor: the others were written by earlier steps, which ended before
     // this step's inputs were uploaded. So the first tiles are requested before the wait, unless it is among them.
     const int32_t to_newest = splits.end - 1 - token;
-    if (to_newest >= 0 && to_newest < D::kStages * D::kStep && to_newest % D::kStep < kTileTokens)
+    if (to_newest >= 0 && to_newest < D::kAhead * D::kStep && to_newest % D::kStep < kDecodeTileTokens)
         wait_for_predecessor();
 #pragma unroll
-    for (int stage = 0; stage < D::kStages; ++stage) {
-        stream.request(token + stage * D::kStep, stage, 0);
-        stream.request(token + stage * D::kStep, stage, 1);
-    }
+    for (int slot = 0; slot < D::kDepth; ++slot) stream.request(token + slot / 2 * D::kStep, slot % 2, slot);
     wait_for_predecessor();
     WarpSoftmax<T, kHeadDim> softmax;
     softmax.scale = shape.softmax_scale * kLog2E;
     const int32_t qkv_heads = shape.num_heads + 2 * shape.num_kv_heads;
     softmax.load_queries(qkv + (int64_t{row} * qkv_heads + first_head) * kHeadDim, heads, lane);
 
-    constexpr int kPending = 2 * D::kStages - 1;  // groups behind the one that is needed next
-    for (int stage = 0; token < end; token += D::kStep, stage = stage + 1 == D::kStages ? 0 : stage + 1) {
+    // Each use of a tile is followed by the request for the tile kDepth further on.
+    for (int slot = 0; token < end; token += D::kStep) {
         float s[4];
         uint32_t p[2];
-        wait_for_copies<kPending>();
+        wait_for_copies<D::kDepth - 1>();
         __syncwarp();
-        softmax.scores(stream.tile(stage, 0), lane, s);
+        softmax.scores(stream.tile(slot), lane, s);
         __syncwarp();
-        stream.request(token + D::kStages * D::kStep, stage, 0);
+        stream.request(token + D::kDepth / 2 * D::kStep, D::kDepth % 2, slot);
+        slot = stream.next(slot);
         softmax.absorb(s, begin - token, end - token, lane, p);
-        wait_for_copies<kPending>();
+        wait_for_copies<D::kDepth - 1>();
         __syncwarp();
-        softmax.add_values(stream.tile(stage, 1), lane, p);
+        softmax.add_values(stream.tile(slot), lane, p);
         __syncwarp();
-        stream.request(token + D::kStages * D::kStep, stage, 1);
+        stream.request(token + D::kAhead * D::kStep, 1 - D::kDepth % 2, slot);
+        slot = stream.next(slot);
     }
     softmax.finish(heads, lane, reinterpret_cast<float*>(ring), warp_stats[warp]);
     __syncthreads();
@@ -293,8 +152,7 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
         parts.store(first_head + head, split, vector, value, whole);
     });
     if (!is_last_block(params.counters + row * gridDim.y + blockIdx.y, splits.count)) return;
-    parts.template join<D::kWarps, kMaxSplits>(first_head, heads, splits.count, reinterpret_cast<float*>(shared),
-                                               result);
+    parts.template join<D::kWarps>(first_head, heads, splits.count, reinterpret_cast<float*>(shared), result);
 }
 
 // Most pages that a row of the batch sees.
@@ -310,7 +168,7 @@ void launch_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& b
     using D = Decode<kHeadDim>;
     TL_CUDA_CHECK(cudaFuncSetAttribute(attention_decode_kernel<T, kHeadDim>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, D::kSharedBytes));
-    const auto head_groups = static_cast<int32_t>(ceil_div(shape.q_per_kv(), kHeads));
+    const auto head_groups = static_cast<int32_t>(ceil_div(shape.q_per_kv(), kDecodeHeads));
     const int32_t blocks_a_row = shape.num_kv_heads * head_groups;
     const int32_t splits = most_splits(most_pages(batch, shape.window));
     const auto rows_a_launch = static_cast<int32_t>(kScratchCounters / blocks_a_row);
@@ -320,8 +178,14 @@ void launch_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& b
         TL_CHECK(attention_decode_scratch_bytes(rows, shape.num_heads, kHeadDim, splits) <= scratch.bytes);
         auto* values = static_cast<float*>(scratch.data);
         const DecodeParams params{
-            shape, batch.positions + first, batch.slots + first, batch.block_table, batch.pages_per_seq, head_groups,
-            values, reinterpret_cast<PartStats*>(values + int64_t{rows} * shape.num_heads * splits * kHeadDim),
+            shape,
+            batch.positions + first,
+            batch.slots + first,
+            batch.block_table,
+            batch.pages_per_seq,
+            head_groups,
+            values,
+            reinterpret_cast<PartStats*>(values + int64_t{rows} * shape.num_heads * splits * kHeadDim),
             scratch.counters};
         const LaunchShape launch_shape{dim3(splits, blocks_a_row, rows), D::kThreads, D::kSharedBytes};
         launch_overlapped("launch of attention_decode_kernel", attention_decode_kernel<T, kHeadDim>, launch_shape,

@@ -1,9 +1,10 @@
 // Joining softmaxes over parts of a context: with m the largest score of a part (times log2 e), l the sum of
-// 2^(score - m) and a the sum of 2^(score - m) v, the whole is sum_i 2^(m_i - M) a_i / sum_i 2^(m_i - M) l_i, M = max m_i.
-// All sums run in an order that the number of parts fixes.
+// 2^(score - m) and a the sum of 2^(score - m) v, the whole is sum_i 2^(m_i - M) a_i / sum_i 2^(m_i - M) l_i, M = max
+// m_i. All sums run in an order that the number of parts fixes.
 #pragma once
 
 #include "backends/cuda/device/convert.cuh"
+#include "backends/cuda/device/exp2.cuh"
 #include "backends/cuda/device/reduce.cuh"
 #include "backends/cuda/device/transpose.cuh"
 
@@ -47,8 +48,8 @@ struct WarpParts {
             for (int w = 0; w < kWarps; ++w) {
                 const float factor = exp2_fast(stats[w][head].largest - whole.largest);
                 whole.sum += factor * stats[w][head].sum;
-                total = add_scaled(
-                    total, factor, *reinterpret_cast<const float4*>(values + w * stride + head * kPitch + vector * 4));
+                total = add_scaled(total, factor,
+                                   *reinterpret_cast<const float4*>(values + w * stride + head * kPitch + vector * 4));
             }
             emit(head, vector, total, whole);
         }
@@ -70,57 +71,66 @@ struct SplitParts {
         if (vector == 0) stats[at] = of_split;
     }
 
-    // Joins `count` parts of `heads` heads from `first_head` on and stores the result to out + head * kHeadDim.
-    // PRECOND: all threads of a block of kWarps warps call. shared: kMaxCount * heads + kWarps * heads * kHeadDim floats.
-    template <int kWarps, int kMaxCount, typename T>
+    // Floats of shared memory for join().
+    static constexpr int shared_floats(int warps, int heads) { return (kWarpSize + warps * kHeadDim) * heads; }
+
+    // Joins `count` parts, at most kWarpSize, of `heads` heads from `first_head` on and stores the result to
+    // out + head * kHeadDim. PRECOND: all threads of a block of kWarps warps call.
+    template <int kWarps, typename T>
     __device__ void join(int first_head, int heads, int count, float* shared, T* out) const {
+        constexpr int kRounds = kWarpSize / kWarps, kTogether = 2;  // loads in flight: all splits of so many items
         const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-        float* factors = shared;  // [heads][kMaxCount]
-        for (int head = warp; head < heads; head += kWarps) {
-            const PartStats* of_head = stats + int64_t{first_head + head} * pitch;
-            PartStats mine[kMaxCount / kWarpSize];
-            float largest = -INFINITY;
+        const int items = heads * kVectors;
+        float* factors = shared;                                               // [heads][kWarpSize]
+        float4* sums = reinterpret_cast<float4*>(shared + heads * kWarpSize);  // [kWarps][items]
+        // Warp w adds the splits w, w + kWarps, ...; the first values are on their way while the factors are made.
+        for (int first = lane; first < items || first == lane; first += kTogether * kWarpSize) {
+            float4 value[kTogether][kRounds];
 #pragma unroll
-            for (int i = 0; i < kMaxCount / kWarpSize; ++i) {
-                const int split = lane + i * kWarpSize;
-                mine[i] = {-INFINITY, 0};
-                if (split < count) {
-                    const float2 loaded = __ldcg(reinterpret_cast<const float2*>(of_head + split));
-                    mine[i] = {loaded.x, loaded.y};
+            for (int i = 0; i < kTogether; ++i)
+#pragma unroll
+                for (int round = 0; round < kRounds; ++round) {
+                    const int item = first + i * kWarpSize, split = warp + round * kWarps;
+                    const int head = item / kVectors, vector = item % kVectors;
+                    value[i][round] = {};
+                    if (item < items && split < count)
+                        value[i][round] =
+                            __ldcg(values + (int64_t{first_head + head} * pitch + split) * kVectors + vector);
                 }
-                largest = fmaxf(largest, mine[i].largest);
+            if (first == lane) {
+                for (int head = warp; head < heads; head += kWarps)
+                    factors[head * kWarpSize + lane] =
+                        split_factor(stats + int64_t{first_head + head} * pitch, count, lane);
+                __syncthreads();
             }
-            largest = warp_reduce(largest, Max{});
-            float sum = 0;
 #pragma unroll
-            for (int i = 0; i < kMaxCount / kWarpSize; ++i) {
-                mine[i].largest = exp2_fast(mine[i].largest - largest);
-                sum += mine[i].largest * mine[i].sum;
+            for (int i = 0; i < kTogether; ++i) {
+                const int item = first + i * kWarpSize;
+                if (item >= items) continue;
+                float4 total = {};
+#pragma unroll
+                for (int round = 0; round < kRounds; ++round)
+                    total = add_scaled(total, factors[item / kVectors * kWarpSize + warp + round * kWarps],
+                                       value[i][round]);
+                sums[warp * items + item] = total;
             }
-            sum = warp_reduce(sum, Sum{});
-#pragma unroll
-            for (int i = 0; i < kMaxCount / kWarpSize; ++i)
-                factors[head * kMaxCount + lane + i * kWarpSize] = mine[i].largest / sum;
         }
         __syncthreads();
-        // Warp w adds the splits w, w + kWarps, ...; then the warps' sums are added.
-        float4* sums = reinterpret_cast<float4*>(shared + heads * kMaxCount);  // [kWarps][heads * kVectors]
-        for (int item = lane; item < heads * kVectors; item += kWarpSize) {
-            const int head = item / kVectors, vector = item % kVectors;
-            const float4* source = values + int64_t{first_head + head} * pitch * kVectors + vector;
-            float4 total = {};
-#pragma unroll 8
-            for (int split = warp; split < count; split += kWarps)
-                total = add_scaled(total, factors[head * kMaxCount + split], __ldcg(source + split * kVectors));
-            sums[warp * heads * kVectors + item] = total;
-        }
-        __syncthreads();
-        for (int item = threadIdx.x; item < heads * kVectors; item += kWarps * kWarpSize) {
+        for (int item = threadIdx.x; item < items; item += kWarps * kWarpSize) {
             float4 total = sums[item];
 #pragma unroll
-            for (int w = 1; w < kWarps; ++w) total = add_scaled(total, 1.0f, sums[w * heads * kVectors + item]);
+            for (int w = 1; w < kWarps; ++w) total = add_scaled(total, 1.0f, sums[w * items + item]);
             store_four(out + item * 4, total);
         }
+    }
+
+private:
+    // 2^(m_lane - M) / sum of all: what the lane's split is multiplied by; 0 beyond `count`.
+    static __device__ float split_factor(const PartStats* of_head, int count, int lane) {
+        float2 mine{-INFINITY, 0};
+        if (lane < count) mine = __ldcg(reinterpret_cast<const float2*>(of_head + lane));
+        const float factor = exp2_fast(mine.x - warp_reduce(mine.x, Max{}));
+        return factor / warp_reduce(factor * mine.y, Sum{});
     }
 };
 

@@ -22,18 +22,24 @@ inline bool has_tiled_attention(int32_t head_dim) {
 template <typename Body>
 void with_head_dim(int32_t head_dim, Body&& body) {
     switch (head_dim) {
-        case 64: return body(std::integral_constant<int, 64>{});
-        case 80: return body(std::integral_constant<int, 80>{});
-        case 96: return body(std::integral_constant<int, 96>{});
-        case 128: return body(std::integral_constant<int, 128>{});
-        default: return body(std::integral_constant<int, 256>{});
+        case 64:
+            return body(std::integral_constant<int, 64>{});
+        case 80:
+            return body(std::integral_constant<int, 80>{});
+        case 96:
+            return body(std::integral_constant<int, 96>{});
+        case 128:
+            return body(std::integral_constant<int, 128>{});
+        default:
+            return body(std::integral_constant<int, 256>{});
     }
 }
 
 // Decode cuts the pages that a row sees into parts that run at the same time: kMinSplitPages pages each, or more
 // where that would give more than kMaxSplits parts. So the cut depends on the row's own length (and window) alone.
-constexpr int32_t kMinSplitPages = 2;
-constexpr int32_t kMaxSplits = 64;
+// Joining parts takes as long as some hundred positions: a part is worth it from there on (docs/kernels/attention.md).
+constexpr int32_t kMinSplitPages = 8;
+constexpr int32_t kMaxSplits = 32;  // a warp joins the parts of a head, one a lane
 
 // Most parts that a row of at most `pages` visible pages is cut into.
 constexpr int32_t most_splits(int32_t pages) {

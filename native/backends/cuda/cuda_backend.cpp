@@ -6,6 +6,7 @@
 
 #include "backends/cuda/attention.h"
 #include "backends/cuda/linear.h"
+#include "backends/cuda/measure.h"
 #include "backends/cuda/ops.h"
 #include "backends/cuda/runtime/cuda_buffer.h"
 #include "backends/cuda/runtime/cuda_check.h"
@@ -124,6 +125,16 @@ public:
         rounded.max_kv_len = static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(rounded.max_kv_len)));
         rounded.max_kv_len = std::min(rounded.max_kv_len, config.kv_cache.pages_per_seq() * kPageTokens);
         return rounded;
+    }
+
+    double measure_read_bandwidth(MemoryTracker& tracker) override {
+        const DeviceScope scope(device_);
+        return cuda_read_bandwidth(pool_, cuda_stream_, tracker);
+    }
+
+    double measure_matrix_rate(MemoryTracker& tracker) override {
+        const DeviceScope scope(device_);
+        return cuda_matrix_rate(pool_, cuda_stream_, tracker);
     }
 
     void run_step(const StepKey& key, const std::function<void()>& body) override {

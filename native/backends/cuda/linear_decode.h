@@ -1,2 +1,25 @@
+// The linear layer of a decode step: few rows of x, bound by reading the weights, with the norm of x where it pays.
 #pragma once
+
 #include "backends/cuda/linear.h"
+
+namespace tinyllm {
+
+// RMSNorm of x on the way: row r of the layer's input is RMSNorm(x[row_index[r]]), or of x[r] where row_index is null.
+struct InputNorm {
+    NormWeight norm;                     // weight null: no norm
+    const int32_t* row_index = nullptr;  // device memory, [rows]
+    void* normed = nullptr;              // scratch T [rows, k]
+};
+
+// As linear_cuda for Phase::Decode and any number of rows: the weights are read once every 64 rows. With a norm, x is
+// contiguous (x_row_stride == weight.k).
+// Rounding: a row is summed in the same order whatever `rows` is (linear_decode_split.h). Throws CudaError.
+void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activation, const LinearWeight& weight,
+                        const InputNorm& norm, const void* x, int64_t x_row_stride, int64_t rows,
+                        const LinearOutput& out);
+
+// Bytes of Scratch::data that linear_decode_cuda needs for a weight [n, k].
+int64_t linear_decode_scratch_bytes(int32_t n, int32_t k, int64_t rows);
+
+}  // namespace tinyllm

@@ -44,7 +44,10 @@ __global__ void linear_simple_kernel(PackedWeight weight, const float* bias, con
 #pragma unroll
     for (int r = 0; r < kRowTile; ++r) {
         const float y0 = warp_reduce(sums[r][0], Sum{}), y1 = warp_reduce(sums[r][1], Sum{});
-        if (lane == 0 && first_row + r < rows) write_output_pair<T>(out, bias, weight.n, first_row + r, first, y0, y1);
+        if (lane != 0 || first_row + r >= rows) continue;
+        Addend<T> addend;
+        addend.read(out, weight.n, first_row + r, first);
+        write_outputs<T>(out, bias, weight.n, first_row + r, first, {y0, y1}, addend);
     }
 }
 

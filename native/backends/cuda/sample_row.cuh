@@ -1,8 +1,11 @@
-// One row of logits as the sampler's kernels see it, and the order of its tokens. Used by sample.cu, sample_cutoff.cu.
+// One row of logits as the sampler's kernels see it, and the order of its tokens. Used by sample.cu, sample_filter.cu.
 #pragma once
+
+#include <cuda_runtime_api.h>
 
 #include <cstdint>
 
+#include "backends/cuda/device/convert.cuh"
 #include "backends/cuda/device/reduce.cuh"
 #include "backends/cuda/scratch.h"
 #include "ops/ops.h"
@@ -14,6 +17,12 @@ namespace tinyllm {
 constexpr int kSampleBlocks = 32;
 static_assert(kSampleBlocks <= kWarpSize);
 
+// The filters' histogram counts tokens by how far their score lies below the largest; bins reach kBins / kBinsPerUnit
+// = 32 below it, a mass of 1e-14. Tokens near the cutoff are sorted, at most kCandidates of them.
+constexpr int kBins = 2048;
+constexpr float kBinsPerUnit = 64;
+constexpr int kCandidates = 4096;
+
 // What the kernels of one sample op hand to each other about a row.
 struct SampleScratch {
     uint64_t cutoff;               // tokens of a lower rank are filtered out; 0: none
@@ -21,8 +30,14 @@ struct SampleScratch {
     struct Partial {
         float largest_score;
         float largest_logit;
-        float logit_sum;       // sum of exp(logit - largest_logit)
-    } partial[kSampleBlocks];  // of each block's share of the row
+        float logit_sum;               // sum of exp(logit - largest_logit)
+    } partial[kSampleBlocks];          // of each block's share of the row
+    float mass[kSampleBlocks];         // sums of exp(score - largest score) over each block's share
+    float weight[kSampleBlocks];       // the same over tokens above the bracket, of 1 or of mass
+    int32_t first_bin, last_bin;       // the bracket: bins among which the cutoff lies; last_bin kBins: not found
+    uint32_t num_candidates;           // tokens in it, of which `candidates` keeps at most kCandidates
+    uint32_t histogram[kBins];         // tokens a bin
+    uint64_t candidates[kCandidates];  // ranks
 };
 
 // Rank: tokens in the order of value, equal values in the order of descending id, as one integer: the highest rank is
@@ -46,8 +61,12 @@ __device__ inline float value_of(uint64_t rank) {
     return __uint_as_float(ascending & 0x80000000u ? ascending & 0x7fffffffu : ~ascending);
 }
 
+// Tokens are visited in groups of as many as share a Philox counter: one 16-byte load, one word of `seen`.
+constexpr int kGroup = 4;
+using TokenValues = Vector<float, kGroup>;
+
 struct SampleRow {
-    const float* logits;   // [vocab_size]
+    const float* logits;   // [vocab_size], 16-byte aligned if vocab_size is a multiple of kGroup
     const uint32_t* seen;  // bits [vocab_size], null where no penalty applies
     int32_t vocab_size;
     SampleParams params;
@@ -59,28 +78,79 @@ struct SampleRow {
             seen = all_seen + int64_t{params.slot} * ((vocab_size + 31) / 32);
     }
 
-    // Logit after repetition penalty (Keskar et al. 2019) and temperature.
-    __device__ float score(int32_t token) const {
-        float value = logits[token];
-        if (seen != nullptr && (seen[token / 32] >> (token % 32) & 1) != 0)
-            value = value > 0 ? value / params.repetition_penalty : value * params.repetition_penalty;
-        return params.temperature > 0 ? value / params.temperature : value;
+    __device__ int32_t num_groups() const { return (vocab_size + kGroup - 1) / kGroup; }
+
+    // Logits of the tokens from group * kGroup on; -inf beyond the vocabulary.
+    __device__ TokenValues raw(int32_t group) const {
+        const int32_t first = group * kGroup;
+        if (vocab_size % kGroup == 0) return *reinterpret_cast<const TokenValues*>(logits + first);
+        TokenValues values;
+        for (int i = 0; i < kGroup; ++i) values.element[i] = first + i < vocab_size ? logits[first + i] : -INFINITY;
+        return values;
     }
 
-    __device__ bool filtered() const {
-        const bool top_k = params.top_k > 0 && params.top_k < vocab_size;
-        return params.temperature > 0 && (top_k || params.top_p < 1.0f || params.min_p > 0.0f);
+    // The same after the repetition penalty (Keskar et al. 2019).
+    __device__ TokenValues penalized(int32_t group) const {
+        TokenValues values = raw(group);
+        if (seen == nullptr) return values;
+        const uint32_t bits = seen[group * kGroup / 32] >> (group * kGroup % 32);
+        for (int i = 0; i < kGroup; ++i) {
+            float& value = values.element[i];
+            if ((bits >> i & 1) != 0)
+                value = value > 0 ? value / params.repetition_penalty : value * params.repetition_penalty;
+        }
+        return values;
     }
+
+    // What tokens compete with: the penalised logit over the temperature. Ascending in `value`.
+    __device__ float score(float value) const { return params.temperature > 0 ? value / params.temperature : value; }
+
+    // Calls body(token, score) for the tokens of every `step`-th group from `first` on.
+    template <typename Body>
+    __device__ void for_each_score(int32_t first, int32_t step, Body body) const {
+#pragma unroll 4
+        for (int32_t group = first; group < num_groups(); group += step) {
+            const TokenValues values = penalized(group);
+            for (int i = 0; i < kGroup; ++i) body(group * kGroup + i, score(values.element[i]));
+        }
+    }
+
+    __device__ bool has_top_k() const {
+        return params.temperature > 0 && params.top_k > 0 && params.top_k < vocab_size;
+    }
+    __device__ bool has_top_p() const { return params.temperature > 0 && params.top_p < 1.0f; }
 };
 
-// Highest score of a row from the blocks' parts. All lanes of a warp call and get the result.
-__device__ inline float largest_score(const SampleScratch& scratch) {
-    const int lane = threadIdx.x % kWarpSize;
-    return warp_reduce(lane < kSampleBlocks ? scratch.partial[lane].largest_score : -INFINITY, Max{});
+// True, in all threads, in the block that is the last of the row's kSampleBlocks to get here: it then sees what the
+// others wrote before. The counter is zero before the first and after the last. All threads of the block call.
+__device__ inline bool is_last_of_row(uint32_t* counter) {
+    __shared__ bool is_last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        is_last = atomicAdd(counter, 1u) == kSampleBlocks - 1;
+        if (is_last) *counter = 0;
+    }
+    __syncthreads();
+    if (is_last) __threadfence();
+    return is_last;
 }
 
-// Enqueues the computation of SampleScratch::cutoff for rows whose SampleScratch::partial is complete.
-void sample_cutoff_cuda(cudaStream_t cuda_stream, const StepBatch& batch, int32_t vocab_size, const uint32_t* seen,
-                        const float* logits, SampleScratch* scratch);
+// Reduction over the values that the row's blocks left, the same in every lane. A whole warp calls.
+template <typename T, typename Op>
+__device__ inline T reduce_parts(T lane_value, T neutral, Op op) {
+    return warp_reduce(threadIdx.x % kWarpSize < kSampleBlocks ? lane_value : neutral, op);
+}
+
+// Highest score of a row. A whole warp calls, after the kernel that computes the parts.
+__device__ inline float largest_score(const SampleScratch& scratch) {
+    const int part = min(static_cast<int>(threadIdx.x % kWarpSize), kSampleBlocks - 1);
+    return reduce_parts(scratch.partial[part].largest_score, -INFINITY, Max{});
+}
+
+// Enqueues the computation of SampleScratch::cutoff for rows whose `partial` and zeroed `histogram` are complete.
+// counters: one a row, zero before and after.
+void sample_filter_cuda(cudaStream_t cuda_stream, const StepBatch& batch, int32_t vocab_size, const uint32_t* seen,
+                        const float* logits, SampleScratch* scratch, uint32_t* counters);
 
 }  // namespace tinyllm

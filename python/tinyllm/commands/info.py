@@ -7,12 +7,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from .. import _native
 from ..checkpoints import count_parameters, open_checkpoint
 from ..config import KVCacheConfig
 from ..devices import resolve_device
-from ..memory import by_component, format_bytes, plan_entries
+from ..memory import format_bytes
 from ..model import default_kv_cache, engine_config
+from ..planning import make_plan
 from .options import MODEL_HELP, add_model_options
 
 
@@ -35,10 +35,8 @@ def run(args: argparse.Namespace) -> int:
         config = engine_config(checkpoint.config, args.quantization, args.group_size, args.dtype)
         kv_cache = default_kv_cache(config) if args.max_seq_len is None else KVCacheConfig(max_seq_len=args.max_seq_len)
         tensors = list(checkpoint.tensors())
-        raw_plan = _native.plan(
-            _native.model_struct(config, any(tensor.name == "rope_freqs.weight" for tensor in tensors)),
-            _native.engine_struct(device.kind, device.index, kv_cache, 0),
-        )
+        rope_freq_factors = any(tensor.name == "rope_freqs.weight" for tensor in tensors)
+        planned = make_plan(config, device.kind, kv_cache, rope_freq_factors=rope_freq_factors)
         report = {
             "path": str(checkpoint.path),
             "format": checkpoint.format,
@@ -46,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             "config": {**asdict(config), "quantization": config.quantization.value},
             "kv_cache": asdict(kv_cache),
             "device": device.device,
-            "plan": by_component(plan_entries(raw_plan)),
+            "plan": planned.components,
             "tensors": [
                 {
                     "name": tensor.name,

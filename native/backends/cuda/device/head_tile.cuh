@@ -1,12 +1,12 @@
-// Tiles of keys, values or queries in shared memory: [rows, kHeadDim] 16-bit elements, in 16-byte chunks. The layout puts
-// the equal chunks of eight consecutive rows, which ldmatrix reads together, into different banks: chunks are permuted
-// within a row by XOR with the row where a row is a multiple of 128 bytes, else a row is padded to an odd number of chunks.
+// Tiles of keys, values or queries in shared memory: [rows, kHeadDim] 16-bit elements, in 16-byte chunks. The layout
+// puts the equal chunks of eight consecutive rows, which ldmatrix reads together, into different banks: chunks are
+// permuted within a row by XOR with the row where a row is a multiple of 128 bytes, else a row is padded to an odd
+// number of chunks.
 #pragma once
 
 #include <cstdint>
 
 #include "backends/cuda/device/async_copy.cuh"
-#include "backends/cuda/device/reduce.cuh"
 
 namespace tinyllm {
 
@@ -30,11 +30,22 @@ struct HeadTile {
         return kPermuted ? address ^ (pairs * 32) : address + pairs * 32;
     }
 
-    // Requests rows [0, kRows) by kThreads threads; row r lies at source + r * stride elements. Rows outside
-    // [valid_begin, valid_end) are not read but become zero: what nobody wrote may be NaN, and 0 * NaN is NaN.
+    // Requests rows [0, kRows) by kThreads threads; row r lies at source + r * stride elements.
     template <int kRows, int kThreads, typename T>
-    static __device__ void request(uint32_t tile, const T* source, int64_t stride, int valid_begin, int valid_end,
-                                   int thread) {
+    static __device__ void request(uint32_t tile, const T* source, int64_t stride, int thread) {
+        static_assert(kRows * kChunks % kThreads == 0);
+#pragma unroll
+        for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
+            const int index = thread + i * kThreads, row = index / kChunks, chunk = index % kChunks;
+            copy_async_16(tile + offset(row, chunk), source + row * stride + chunk * 8);
+        }
+    }
+
+    // As above, but rows outside [valid_begin, valid_end) are not read and become zero: what nobody wrote may be NaN,
+    // and 0 * NaN is NaN.
+    template <int kRows, int kThreads, typename T>
+    static __device__ void request_valid(uint32_t tile, const T* source, int64_t stride, int valid_begin, int valid_end,
+                                         int thread) {
         static_assert(kRows * kChunks % kThreads == 0);
 #pragma unroll
         for (int i = 0; i < kRows * kChunks / kThreads; ++i) {

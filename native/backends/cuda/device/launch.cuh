@@ -23,16 +23,20 @@ struct LaunchShape {
 template <typename... Parameters, typename... Arguments>
 void launch_overlapped(const char* call, void (*kernel)(Parameters...), const LaunchShape& shape,
                        cudaStream_t cuda_stream, Arguments... arguments) {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    // One split of L1 and shared memory for all kernels: an SM changes it only when it is empty, so kernels that ask for
+    // different splits do not overlap.
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = shape.grid;
     config.blockDim = shape.block;
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = cuda_stream;
-    config.attrs = &attribute;
-    config.numAttrs = device_traits().programmatic_launch ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = device_traits().programmatic_launch ? 2 : 1;
     cuda_check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), call,
                shape.where.file_name(), static_cast<int>(shape.where.line()));
 }

@@ -1,4 +1,5 @@
-// Transposed 8 x 8 matrices of 16-bit elements (compute capability 8.0); layout of the fragments: mma.cuh.
+// Fragments of 16-bit elements beside those of mma.cuh, which states their layout: transposed 8 x 8 matrices (compute
+// capability 8.0), and pairs made from accumulators.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -39,13 +40,6 @@ __device__ inline uint32_t pack_pair<__nv_bfloat16>(float low, float high) {
     uint32_t word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
-}
-
-// 2^x, of which ex2.approx is accurate to 2 ulp; 2^-inf = 0.
-__device__ inline float exp2_fast(float x) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
 }
 
 }  // namespace tinyllm

@@ -6,6 +6,7 @@
 
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_info.h"
+#include "backends/cuda/runtime/driver_function.h"
 
 namespace tinyllm {
 
@@ -46,16 +47,6 @@ std::string properties_problem(int index, const cudaDeviceProp& properties) {
     TL_CUDA_CHECK(cudaDeviceGetAttribute(&compute_mode, cudaDevAttrComputeMode, index));
     if (compute_mode == cudaComputeModeProhibited) return "the GPU's compute mode forbids CUDA programs";
     return {};
-}
-
-// A driver function by name: the library is not linked with the driver, which may not be there.
-template <typename Function>
-Function driver_function(const char* name) {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    TL_CUDA_CHECK(cudaGetDriverEntryPointByVersion(name, &function, CUDART_VERSION, cudaEnableDefault, &result));
-    TL_CHECK(result == cudaDriverEntryPointSuccess);
-    return reinterpret_cast<Function>(function);
 }
 
 // Free bytes of a device. The question needs a context; the primary one is taken for the moment and given back, so that

@@ -1,0 +1,23 @@
+// Ceilings of the CPU, for tinyllm-bench.
+#pragma once
+
+#include <cstdint>
+
+#include "backends/cpu/isa.h"
+#include "memory/tracker.h"
+
+namespace tinyllm {
+
+// Bytes a second that all threads together read from a block larger than the caches.
+double cpu_read_bandwidth(MemoryTracker& tracker);
+// Floating-point operations a second of all threads together in the widest multiply-add of `isa`, data in registers.
+double cpu_matrix_rate(CpuIsa isa);
+
+// Chains of multiply-adds, enough to fill the pipelines; each returns the operations it did, and a value that depends
+// on all of them through `sink`.
+double multiply_adds_portable(int64_t rounds, float& sink);
+double multiply_adds_avx2(int64_t rounds, float& sink);
+double multiply_adds_avx512(int64_t rounds, float& sink);
+double multiply_adds_avx512bf16(int64_t rounds, float& sink);
+
+}  // namespace tinyllm

@@ -1,0 +1,121 @@
+// Which decode kernel computes a linear layer, and what both need to know about the weight.
+#include "backends/cuda/linear_decode.h"
+
+#include <algorithm>
+
+#include "backends/cuda/linear_decode_kernels.h"
+#include "backends/cuda/ops.h"
+#include "backends/cuda/runtime/device_info.h"
+#include "backends/cuda/runtime/tensor_map.h"
+#include "model/layout.h"
+
+namespace tinyllm {
+
+namespace {
+
+// norm.cu sums a row of up to this many elements in the order in which load_input() does.
+constexpr int32_t kMaxFusedNorm = 8192;
+
+int32_t log2_of(int32_t value) {
+    int32_t log = 0;
+    while ((1 << log) < value) ++log;
+    return log;
+}
+
+DecodeWeight describe(const LinearWeight& weight) {
+    const LinearLayout layout =
+        linear_layout(DeviceKind::Cuda, weight.quantization, weight.dtype, weight.n, weight.k, weight.group_length);
+    DecodeWeight result = {};
+    result.data = static_cast<const uint8_t*>(weight.data);
+    result.scales = static_cast<const __half*>(weight.scales);
+    result.bias = weight.bias;
+    result.n = weight.n;
+    result.k = weight.k;
+    result.k_padded = static_cast<int32_t>(layout.k_padded);
+    result.num_tiles = static_cast<int32_t>(layout.n_padded / kTileRows);
+    result.units = static_cast<int32_t>((layout.k_padded + kUnit - 1) / kUnit);
+    result.groups = static_cast<int32_t>(layout.groups);
+    result.group_shift = 30;
+    result.groups_per_unit = 1;
+    if (layout.groups > 1) {
+        TL_CHECK(weight.group_length >= 32 && (weight.group_length & (weight.group_length - 1)) == 0);
+        result.group_shift = log2_of(weight.group_length);
+        result.groups_per_unit = std::max(1, kUnit / weight.group_length);
+    }
+    result.chunks = decode_chunks(weight.n, weight.k);
+    return result;
+}
+
+DecodeMaps make_maps(const DecodeWeight& weight, bool quantized) {
+    DecodeMaps maps = {};
+    if (!device_traits().programmatic_launch) return maps;  // code for less than 9.0 uses none
+    const int64_t n_padded = int64_t{weight.num_tiles} * kTileRows;
+    maps.data = make_tensor_map(
+        {.data = weight.data,
+         .type = quantized ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
+         .rows = n_padded,
+         .cols = weight.k_padded,
+         .row_bytes = int64_t{weight.k_padded} * (quantized ? 1 : 2),
+         .box_rows = kTileRows,
+         .box_cols = quantized ? 128 : 64,
+         .swizzled = true});
+    if (quantized)
+        maps.scales = make_tensor_map({.data = weight.scales,
+                                       .type = CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                                       .rows = weight.groups,
+                                       .cols = n_padded,
+                                       .row_bytes = n_padded * 2,
+                                       .box_rows = weight.groups_per_unit,
+                                       .box_cols = kTileRows});
+    return maps;
+}
+
+}  // namespace
+
+void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activation, const LinearWeight& weight,
+                        const InputNorm& norm, const void* x, int64_t x_row_stride, int64_t rows,
+                        const LinearOutput& out) {
+    if (rows == 0) return;
+    const bool quantized = weight.quantization == QuantizationType::W8A16;
+    const DecodeWeight packed = describe(weight);
+    const DecodeMaps maps = make_maps(packed, quantized);
+    DecodeInput input = {};
+    input.x = x;
+    input.row_stride = x_row_stride;
+    input.rows = static_cast<int32_t>(rows);
+    input.aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0 && x_row_stride % 8 == 0 && weight.k % 8 == 0;
+    if (norm.norm.weight != nullptr) {
+        TL_CHECK(x_row_stride == weight.k);
+        if (input.aligned && weight.k <= kMaxFusedNorm && fits_few(packed, quantized, rows, true)) {
+            input.norm = norm.norm.weight;
+            input.norm_eps = norm.norm.eps;
+            input.row_index = norm.row_index;
+        } else {
+            rms_norm_cuda(cuda_stream, activation, norm.norm, weight.k, x, norm.row_index, static_cast<int32_t>(rows),
+                          norm.normed);
+            input.x = norm.normed;
+        }
+    }
+    if (fits_few(packed, quantized, rows, input.norm != nullptr))
+        return linear_decode_few(cuda_stream, activation, packed, maps, quantized, input, out);
+    TL_CHECK(linear_decode_scratch_bytes(weight.n, weight.k, rows) <= scratch.bytes);
+
+    const int64_t block_rows = max_many_rows(quantized);
+    const int64_t out_element = out.kind == LinearOutput::Kind::StoreFloat ? 4 : 2;
+    LinearOutput block_out = out;
+    for (int64_t first = 0; first < rows; first += block_rows) {
+        input.rows = static_cast<int32_t>(std::min(block_rows, rows - first));
+        linear_decode_many(cuda_stream, activation, packed, maps, quantized, input, static_cast<float*>(scratch.data),
+                           block_out);
+        input.x = static_cast<const char*>(input.x) + block_rows * input.row_stride * 2;
+        block_out.data = static_cast<char*>(block_out.data) + block_rows * out.row_stride * out_element;
+    }
+}
+
+int64_t linear_decode_scratch_bytes(int32_t n, int32_t k, int64_t rows) {
+    const int64_t n_padded = (int64_t{n} + kTileRows - 1) / kTileRows * kTileRows;
+    const int64_t chunks = decode_chunks(n, k);
+    return chunks == 1 ? 0 : chunks * std::min<int64_t>(rows, kManyRows) * n_padded * 4;
+}
+
+}  // namespace tinyllm

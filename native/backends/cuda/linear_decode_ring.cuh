@@ -1,0 +1,199 @@
+// A warp's ring of weight units in shared memory: it runs ahead of the arithmetic, so that memory never waits for it.
+//
+// A unit is a tile of 16 weight rows x 128 inputs with its scales. With compute capability 9.0 one lane asks the copy
+// engine for it; before that, every lane copies by cp.async the bytes that it will read.
+//
+// The weights are the A operand of mma m16n8k16: in the packed layout a lane's 16 bytes of a row and 64-block are its
+// fragments of four steps, so they go to registers without any shuffling. Fragment row g is weight row 2p of the tile
+// and row g + 8 is weight row 2p + 1, p = row_pair(g): a lane then holds neighbouring outputs (a gate and its up) and
+// their scales in one word. A row of a unit's block takes 128 bytes; its 16-byte chunks are swizzled by the row, which
+// together with row_pair() makes the reads free of bank conflicts.
+#pragma once
+
+#include <cuda.h>
+
+#include "backends/cuda/device/async_copy.cuh"
+#include "backends/cuda/device/dequantize.cuh"
+#include "backends/cuda/device/reduce.cuh"
+#include "backends/cuda/device/tensor_copy.cuh"
+#include "backends/cuda/linear_decode_split.h"
+
+namespace tinyllm {
+
+// A weight as the decode kernels read it.
+struct DecodeWeight {
+    const uint8_t* data;   // int8 or T [n_padded, k_padded], packed
+    const __half* scales;  // [groups, n_padded], null where not quantised
+    const float* bias;     // [n] or null
+    int32_t n;
+    int32_t k;
+    int32_t k_padded;
+    int32_t num_tiles;        // n_padded / 16
+    int32_t units;            // ceil(k_padded / 128)
+    int32_t groups;           // of a row
+    int32_t group_shift;      // log2 of the inputs of a group; 30 where a row is one group
+    int32_t groups_per_unit;  // 1, 2 or 4; 1 where a group spans several units
+    int32_t chunks;
+#ifdef TL_TRACE
+    int trace;
+#endif
+};
+
+// The same for the copy engine: boxes of 16 rows x 128 bytes, and of groups_per_unit groups x 16 scales.
+struct DecodeMaps {
+    CUtensorMap data;
+    CUtensorMap scales;
+};
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool kHasCopyEngine = true;
+#else
+constexpr bool kHasCopyEngine = false;
+#endif
+
+constexpr int kRingAlign = 1024;  // of the data of a slot: the swizzle goes by address
+constexpr int kMaxDepth = 4;
+
+template <typename T, bool kQuantized>
+class WeightRing {
+public:
+    static constexpr int kBoxes = kQuantized ? 1 : 2;  // of 128 bytes a row
+    static constexpr int kBoxBytes = kTileRows * 128;
+    static constexpr int kDataBytes = kBoxes * kBoxBytes;
+    static constexpr int kScaleBytes = kQuantized ? 4 * kTileRows * 2 : 0;
+    static constexpr int kSlotBytes = kDataBytes + kScaleBytes + 8;  // and the barrier
+    static constexpr int kWords = kQuantized ? 4 : 8;  // of a lane, row and 64-block
+
+    // Ring `ring` of num_rings, with num_slots slots, `depth` of which are requested ahead at a time. `shared`:
+    // kRingAlign-aligned, num_rings * num_slots * kSlotBytes bytes: all data, then all scales, then all barriers.
+    __device__ WeightRing(const DecodeWeight& weight, const DecodeMaps& maps, unsigned char* shared, int ring,
+                          int num_rings, int num_slots, int depth)
+        : weight_(weight), maps_(maps), depth_(depth) {
+        const int lane = threadIdx.x % kWarpSize;
+        const int g = lane / 4, t = lane % 4, row = 2 * row_pair(g);
+        const int slots = num_rings * num_slots, first = ring * num_slots;
+        data_ = shared_address(shared) + first * kDataBytes;
+        scales_ = shared_address(shared) + slots * kDataBytes + first * kScaleBytes;
+        barriers_ = shared_address(shared) + slots * (kDataBytes + kScaleBytes) + first * 8;
+        // Chunk of block 0 in row `row`; in row + 1 it is this ^ 1, in block 1 (int8) ^ 4.
+        const int chunk = (t * kBoxes) ^ (row % 8);
+        read_ = row * 128 + chunk * 16;
+        next_row_ = (chunk ^ 1) * 16 - chunk * 16 + 128;
+        if (kHasCopyEngine && lane == 0) {
+            for (int slot = 0; slot < num_slots; ++slot) init_barrier(barriers_ + slot * 8, 1);
+            publish_barriers();
+        }
+        __syncwarp();
+    }
+
+    // Pair of weight rows of fragment rows g and g + 8: bits 0 and 1 of g change places.
+    static __device__ int row_pair(int g) { return (g & 4) | (g & 1) << 1 | (g >> 1 & 1); }
+
+    // Requests a unit of a tile into a slot that no lane reads any more.
+    __device__ void request(int slot, int32_t tile, int32_t unit) const {
+        const int32_t group = static_cast<int32_t>(int64_t{unit} * kUnit >> weight_.group_shift);
+        const uint32_t data = data_ + slot * kDataBytes, scales = scales_ + slot * kScaleBytes;
+        const int lane = threadIdx.x % kWarpSize;
+        if constexpr (kHasCopyEngine) {
+            if (lane != 0) return;
+            const uint32_t barrier = barriers_ + slot * 8;
+            arrive_expecting(barrier, kDataBytes + (kQuantized ? weight_.groups_per_unit * kTileRows * 2 : 0));
+#pragma unroll
+            for (int box = 0; box < kBoxes; ++box)
+                copy_box(data + box * kBoxBytes, maps_.data, unit * kUnit + box * 64, tile * kTileRows, barrier);
+            if (kQuantized) copy_box(scales, maps_.scales, tile * kTileRows, group, barrier);
+        } else {
+            const int g = lane / 4, t = lane % 4;
+            const int32_t row = tile * kTileRows + 2 * row_pair(g);
+#pragma unroll
+            for (int block = 0; block < 2; ++block) {
+#pragma unroll
+                for (int piece = 0; piece < 2 * kBoxes; ++piece) {
+                    const int32_t column = unit * kUnit + block * 64 + t * 16 + piece / 2 * 8;
+                    const int64_t at = int64_t{row + piece % 2} * weight_.k_padded + min(column, weight_.k_padded - 16);
+                    copy_async_16(data + address(block, piece % 2, piece / 2), weight_.data + at * kBoxes,
+                                  column < weight_.k_padded ? 16 : 0);
+                }
+            }
+            if (kQuantized && t < weight_.groups_per_unit) {
+                const int32_t n_padded = weight_.num_tiles * kTileRows;
+                copy_async_4(scales + t * kTileRows * 2 + row_pair(g) * 4,
+                             weight_.scales + int64_t{min(group + t, weight_.groups - 1)} * n_padded + row);
+            }
+        }
+    }
+
+    // Waits for the unit in a slot. `parity` counts the turns of the ring; before compute capability 9.0 all but the last
+    // depth - 1 groups of copies are waited for.
+    __device__ void wait(int slot, uint32_t parity) const {
+        if constexpr (kHasCopyEngine) {
+            wait_for_phase(barriers_ + slot * 8, parity);
+        } else {
+            if (depth_ == 4)
+                wait_for_copies<3>();
+            else if (depth_ == 3)
+                wait_for_copies<2>();
+            else
+                wait_for_copies<1>();
+            __syncwarp();  // scales come by way of other lanes
+        }
+    }
+
+    // The lane's words of 64-block `block`: [row 2p or 2p + 1][word].
+    __device__ void read(int slot, int block, uint32_t (&words)[2][kWords]) const {
+        const uint32_t data = data_ + slot * kDataBytes;
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+#pragma unroll
+            for (int piece = 0; piece < kBoxes; ++piece) load_shared(data + address(block, row, piece), &words[row][4 * piece]);
+        }
+    }
+
+    // Scales of the lane's two rows in group `group` of the unit.
+    __device__ __half2 scales(int slot, int group) const {
+        const int g = threadIdx.x % kWarpSize / 4;
+        uint32_t word;
+        asm volatile("ld.shared.b32 %0, [%1];"
+                     : "=r"(word)
+                     : "r"(scales_ + slot * kScaleBytes + group * kTileRows * 2 + row_pair(g) * 4)
+                     : "memory");
+        return *reinterpret_cast<const __half2*>(&word);
+    }
+
+    // A fragment of step `step` (16 inputs) of a block.
+    static __device__ void fragment(const uint32_t (&words)[2][kWords], int step, uint32_t (&a)[4]) {
+        if constexpr (kQuantized) {
+            int8_to_float16<T>(words[0][step], a[0], a[2]);
+            int8_to_float16<T>(words[1][step], a[1], a[3]);
+        } else {
+            a[0] = words[0][2 * step];
+            a[1] = words[1][2 * step];
+            a[2] = words[0][2 * step + 1];
+            a[3] = words[1][2 * step + 1];
+        }
+    }
+
+private:
+    // Where the lane's 16 bytes `piece` of row 2p + row, 64-block `block`, lie in the data of a slot.
+    __device__ uint32_t address(int block, int row, int piece) const {
+        const uint32_t at = read_ + row * next_row_;
+        if constexpr (kQuantized) return at ^ (block * 64);
+        return (at ^ (piece * 16)) + block * kBoxBytes;
+    }
+
+    static __device__ void load_shared(uint32_t address, uint32_t* words) {
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                     : "r"(address)
+                     : "memory");
+    }
+
+    const DecodeWeight& weight_;
+    const DecodeMaps& maps_;
+    int depth_;
+    uint32_t data_, scales_, barriers_;
+    uint32_t read_;      // address() of block 0, row 0, piece 0
+    int32_t next_row_;  // from there to row 1
+};
+
+}  // namespace tinyllm

@@ -1,0 +1,82 @@
+// y of a tile of 16 weight rows for some rows of x, on the tensor cores.
+//
+// A group's scale multiplies the sum over the group. Instead of a second accumulator for that, the accumulator is kept
+// in units of the current group's scale and is rescaled by old / new where the group changes.
+#pragma once
+
+#include "backends/cuda/device/mma.cuh"
+#include "backends/cuda/linear_decode_ring.cuh"
+
+namespace tinyllm {
+
+// For 8 kColumnTiles rows of x: c[j] is the mma accumulator of rows 8j .. 8j + 7 of x.
+template <int kColumnTiles>
+struct TileSum {
+    float c[kColumnTiles][4] = {};
+    float scale[2] = {};
+
+    // An all-zero group has scale 0 and adds nothing in any unit. At the start `scale` is 0 and so is the sum.
+    __device__ void change_scale(__half2 scales) {
+        constexpr float kSmallest = 0x1p-24f;  // of the positive f16
+        const float next[2] = {fmaxf(__low2float(scales), kSmallest), fmaxf(__high2float(scales), kSmallest)};
+        const float factor[2] = {__fdividef(scale[0], next[0]), __fdividef(scale[1], next[1])};
+        scale[0] = next[0];
+        scale[1] = next[1];
+#pragma unroll
+        for (int j = 0; j < kColumnTiles; ++j) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) c[j][i] *= factor[i / 2];
+        }
+    }
+
+    // Leaves the unit of scale. Rounded here and not contracted with a later addition: all kernels must agree.
+    template <bool kQuantized>
+    __device__ float value(int j, int i) const {
+        return kQuantized ? __fmul_rn(c[j][i], scale[i / 2]) : c[j][i];
+    }
+};
+
+// Adds the unit in slots `slot` .. of kTiles tiles. `first_of_slice`: the sums are still empty. x_address(j, chunk) is the
+// shared address of 16-byte chunk `chunk` (8 inputs of the unit) of the lane's row of x in column tile j: the lane gives
+// row lane % 8 and chunk + lane / 8 to load_matrices().
+template <typename T, bool kQuantized, int kTiles, int kColumnTiles, typename Address>
+__device__ void add_unit(TileSum<kColumnTiles> (&sums)[kTiles], const WeightRing<T, kQuantized>& ring, int slot,
+                         const DecodeWeight& weight, int32_t unit, bool first_of_slice, Address&& x_address) {
+    using Ring = WeightRing<T, kQuantized>;
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+        uint32_t words[kTiles][2][Ring::kWords];
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m) ring.read(slot + m, block, words[m]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            // 32 inputs: the shortest group.
+            const int part = 2 * block + half;
+            const bool starts_group = part == 0 ? first_of_slice || (unit * kUnit & ((1 << weight.group_shift) - 1)) == 0
+                                                : part * weight.groups_per_unit % 4 == 0;
+            if (kQuantized && starts_group) {
+#pragma unroll
+                for (int m = 0; m < kTiles; ++m)
+                    sums[m].change_scale(ring.scales(slot + m, part * weight.groups_per_unit / 4));
+            }
+            uint32_t a[kTiles][2][4];
+#pragma unroll
+            for (int m = 0; m < kTiles; ++m) {
+                Ring::fragment(words[m], 2 * half, a[m][0]);
+                Ring::fragment(words[m], 2 * half + 1, a[m][1]);
+            }
+#pragma unroll
+            for (int j = 0; j < kColumnTiles; ++j) {
+                uint32_t b[4];
+                load_matrices(b, x_address(j, 4 * part));
+#pragma unroll
+                for (int m = 0; m < kTiles; ++m) {
+                    mma_m16n8k16<T>(sums[m].c[j], a[m][0], b[0], b[1]);
+                    mma_m16n8k16<T>(sums[m].c[j], a[m][1], b[2], b[3]);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,192 @@
+// y = x W^T + b for many rows by mma.sync m16n8k16, weights and x through a cp.async ring in shared memory.
+//
+//   x: T [rows, k]; weight: int8 or T [n_padded, k_padded] packed, scales f16 [groups, n_padded]
+// A block computes kTileOutputs x kTileTokens of y, a warp 32 x 64 of them: few warps side by side along the outputs'
+// tile convert the same weights (two), since a conversion costs about 1.2 instructions a weight.
+#include "backends/cuda/device/async_copy.cuh"
+#include "backends/cuda/device/dependency.cuh"
+#include "backends/cuda/device/launch.cuh"
+#include "backends/cuda/device/mma.cuh"
+#include "backends/cuda/linear_prefill.h"
+#include "backends/cuda/linear_prefill_tile.cuh"
+
+namespace tinyllm {
+
+namespace {
+
+constexpr int kTileOutputs = 128;
+constexpr int kTileTokens = 128;
+constexpr int kThreads = 256;
+constexpr int kStages = 3;
+constexpr int kWarpOutputs = 32;
+constexpr int kWarpTokens = 64;
+constexpr int kFragments = kWarpOutputs / 16;
+constexpr int kColumnTiles = kWarpTokens / 8;
+constexpr int kXBytes = kTileTokens * kBlockInputs * 2;
+
+template <typename T, bool kQuantized>
+constexpr int kWeightBytes = kTileOutputs * WeightReader<T, kQuantized>::kRowBytes;
+template <typename T, bool kQuantized>
+constexpr int kStageBytes = kWeightBytes<T, kQuantized> + kXBytes;
+
+struct Input {
+    const void* data;  // T [rows, k]
+    int64_t row_stride;
+    int64_t rows;
+    bool aligned;  // has_aligned_rows()
+};
+
+// Requests the 16-byte chunk of eight inputs from `col` on into shared memory; inputs beyond k become zero.
+template <typename T>
+__device__ void copy_x_chunk(uint32_t target, const T* row, int32_t col, int32_t k, bool aligned) {
+    const int valid = max(0, min(8, k - col));
+    if (aligned) {
+        copy_async_16(target, valid > 0 ? row + col : row, valid * 2);
+        return;
+    }
+    Vector<T, 8> chunk = {};
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        if (i < valid) chunk.element[i] = row[col + i];
+    const uint4 words = reinterpret_cast<const uint4&>(chunk);
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(target), "r"(words.x), "r"(words.y), "r"(words.z),
+                 "r"(words.w)
+                 : "memory");
+}
+
+// Requests one block of inputs into a stage: the weights' tile, then x with chunk c of token r at c ^ (r % 8).
+template <typename T, bool kQuantized>
+__device__ void copy_stage(uint32_t stage, const PackedWeight& weight, const Input& in, int32_t first_output,
+                           int64_t first_token, int32_t block) {
+    constexpr int kRowBytes = WeightReader<T, kQuantized>::kRowBytes;
+    constexpr int kRowChunks = kRowBytes / 16;
+    const auto* data = static_cast<const uint8_t*>(weight.data);
+#pragma unroll
+    for (int i = 0; i < kTileOutputs * kRowChunks / kThreads; ++i) {
+        const int index = threadIdx.x + i * kThreads, row = index / kRowChunks, chunk = index % kRowChunks;
+        const int64_t source = int64_t{min(first_output + row, weight.n_padded - 1)} * (weight.k_padded / kBlockInputs);
+        const int place = kQuantized ? chunk : chunk ^ (row % 8);
+        copy_async_16(stage + row * kRowBytes + place * 16, data + (source + block) * kRowBytes + chunk * 16);
+    }
+    const uint32_t x_stage = stage + kWeightBytes<T, kQuantized>;
+#pragma unroll
+    for (int i = 0; i < kTileTokens * 8 / kThreads; ++i) {
+        const int index = threadIdx.x + i * kThreads, row = index / 8, chunk = index % 8;
+        const T* source = static_cast<const T*>(in.data) + min(first_token + row, in.rows - 1) * in.row_stride;
+        copy_x_chunk(x_stage + row * 128 + (chunk ^ (row % 8)) * 16, source, block * kBlockInputs + chunk * 8, weight.k,
+                     in.aligned);
+    }
+}
+
+// PRECOND: grid (ceil(rows / kTileTokens), ceil(n / kTileOutputs)), block kThreads, kStages * kStageBytes shared bytes.
+template <typename T, bool kQuantized>
+__global__ void __launch_bounds__(kThreads)
+    linear_prefill_sm80_kernel(PackedWeight weight, const float* bias, Input in, LinearOutput out) {
+    extern __shared__ __align__(128) unsigned char shared[];
+    wait_for_predecessor();
+    release_successor();
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp_output = warp % 4 * kWarpOutputs, warp_token = warp / 4 * kWarpTokens;
+    const int32_t first_output = blockIdx.y * kTileOutputs;
+    const int64_t first_token = int64_t{blockIdx.x} * kTileTokens;
+    const int32_t blocks = weight.k_padded / kBlockInputs;
+    const uint32_t ring = shared_address(shared);
+
+    float sums[kFragments][kColumnTiles * 4] = {};
+    GroupScales<kQuantized> scales[kFragments] = {
+        {weight, first_output + warp_output + lane / 4 * 2, lane},
+        {weight, first_output + warp_output + 16 + lane / 4 * 2, lane},
+    };
+    WeightReader<T, kQuantized> readers[kFragments] = {{warp_output, lane}, {warp_output + 16, lane}};
+
+#pragma unroll
+    for (int stage = 0; stage < kStages - 1; ++stage) {
+        if (stage < blocks)
+            copy_stage<T, kQuantized>(ring + stage * kStageBytes<T, kQuantized>, weight, in, first_output, first_token,
+                                      stage);
+        commit_copies();
+    }
+    int stage = 0;
+    for (int32_t block = 0; block < blocks; ++block) {
+        wait_for_copies<kStages - 2>();
+        __syncthreads();  // also: everybody has read the stage that is filled next
+        const int32_t next = block + kStages - 1;
+        const int next_stage = stage == 0 ? kStages - 1 : stage - 1;
+        if (next < blocks)
+            copy_stage<T, kQuantized>(ring + next_stage * kStageBytes<T, kQuantized>, weight, in, first_output,
+                                      first_token, next);
+        commit_copies();
+
+        const uint32_t tile = ring + stage * kStageBytes<T, kQuantized>;
+        const uint32_t x_row = tile + kWeightBytes<T, kQuantized> + (warp_token + lane % 8) * 128;
+        uint32_t a[kFragments][4][4];
+#pragma unroll
+        for (int i = 0; i < kFragments; ++i) readers[i].fragments(tile, a[i]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+            for (int i = 0; i < kFragments; ++i) {
+                float factors[2];
+                const bool due = half == 0 ? block > 0 : scales[i].splits_blocks();
+                if (due && scales[i].advance(factors)) {
+#pragma unroll
+                    for (int s = 0; s < kColumnTiles * 4; ++s) sums[i][s] *= factors[s / 2 % 2];
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < kColumnTiles; ++j) {
+                uint32_t b[4];
+                load_matrices(b, x_row + j * 8 * 128 + ((half * 4 + lane / 8) ^ (lane % 8)) * 16);
+#pragma unroll
+                for (int step = 0; step < 2; ++step)
+#pragma unroll
+                    for (int i = 0; i < kFragments; ++i)
+                        mma_m16n8k16<T>(reinterpret_cast<float(&)[4]>(sums[i][j * 4]), a[i][2 * half + step], b[2 * step],
+                                        b[2 * step + 1]);
+            }
+        }
+        stage = stage + 1 == kStages ? 0 : stage + 1;
+    }
+
+    // The ring is free now. Warps 0..3 have the first half of the tokens, 4..7 the second.
+    wait_for_copies<0>();
+    __syncthreads();
+    using Output = OutputStage<T, kTileOutputs>;
+    const int team = warp / 4;
+    Output output(reinterpret_cast<float*>(shared + team * Output::kBytes), team, out, bias, weight.n, first_output);
+    output.template write<kWarpTokens / Output::kTokens>(first_token + warp_token, in.rows, [&](int round) {
+#pragma unroll
+        for (int i = 0; i < kFragments; ++i)
+#pragma unroll
+            for (int j = 0; j < Output::kTokens / 8; ++j)
+                output.put(warp_output + i * 16, j, sums[i] + (round * Output::kTokens / 8 + j) * 4, scales[i].scale(0),
+                           scales[i].scale(1));
+    });
+}
+
+template <typename T, bool kQuantized>
+void launch(cudaStream_t cuda_stream, const LinearWeight& weight, const Input& in, const LinearOutput& out) {
+    const auto kernel = linear_prefill_sm80_kernel<T, kQuantized>;
+    constexpr int kSharedBytes = kStages * kStageBytes<T, kQuantized>;
+    TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
+    const LaunchShape shape{dim3(ceil_div(in.rows, kTileTokens), ceil_div(weight.n, kTileOutputs)), kThreads,
+                            kSharedBytes};
+    launch_overlapped("launch of linear_prefill_sm80_kernel", kernel, shape, cuda_stream, PackedWeight(weight),
+                      weight.bias, in, out);
+}
+
+}  // namespace
+
+void linear_prefill_sm80(cudaStream_t cuda_stream, DType activation, const LinearWeight& weight, const void* x,
+                         int64_t x_row_stride, int64_t rows, const LinearOutput& out) {
+    const Input in{x, x_row_stride, rows, has_aligned_rows(x, x_row_stride, weight.k)};
+    with_activation(activation, [&](auto type) {
+        using T = decltype(type);
+        if (weight.scales != nullptr)
+            launch<T, true>(cuda_stream, weight, in, out);
+        else
+            launch<T, false>(cuda_stream, weight, in, out);
+    });
+}
+
+}  // namespace tinyllm

@@ -1,0 +1,28 @@
+// The measurements of tinyllm-bench. Each prints its table and adds its rows to the report.
+#pragma once
+
+#include <string>
+
+#include "bench/options.h"
+#include "bench/report.h"
+
+namespace tinyllm::bench {
+
+// What the device can do at best, measured now.
+struct Ceilings {
+    double read_bandwidth;  // bytes a second
+    double matrix_rate;     // floating-point operations a second, 16-bit inputs
+};
+
+// ", 87% of WHAT"; nothing where the ceiling was not measured (NaN).
+std::string share(double value, double ceiling, const char* what);
+
+Ceilings measure_ceilings(const Options& options, Report& report);
+// Prefill of each prompt length, decode of each batch.
+void measure_speed(const Options& options, const Ceilings& ceilings, Report& report);
+// Each operation of the model by itself, caches flushed.
+void measure_kernels(const Options& options, const Ceilings& ceilings, Report& report);
+// The plan, beside what an engine allocates where the device is there.
+void print_memory(const Options& options, Report& report);
+
+}  // namespace tinyllm::bench

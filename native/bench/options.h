@@ -1,0 +1,34 @@
+// The command line of tinyllm-bench.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+
+namespace tinyllm::bench {
+
+struct Options {
+    std::string model_name;
+    ModelConfig model;
+    DeviceKind device = DeviceKind::Cpu;
+    int32_t device_index = 0;
+    std::vector<int32_t> prompts = {512};
+    int32_t generate = 128;
+    std::vector<int32_t> batches = {1};
+    int32_t context = 16;  // tokens of each sequence before the measured decode steps
+    int32_t max_step_tokens = 0;
+    int32_t repeat = 3;
+    bool speed = true;
+    bool kernels = false;
+    bool memory = false;
+    bool ceilings = true;
+    std::string json_file;
+    bool help = false;
+};
+
+std::string usage();
+// Throws InvalidArgument naming the flag and what it takes.
+Options parse_options(int argc, char** argv);
+
+}  // namespace tinyllm::bench

@@ -1,0 +1,139 @@
+// Prefill and decode of a whole model, end to end: through the engine, with sampling, as a user runs it.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "bench/cost.h"
+#include "bench/measure.h"
+#include "bench/synthetic.h"
+#include "core/error.h"
+#include "runtime/engine.h"
+
+namespace tinyllm::bench {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+EngineConfig engine_config(const Options& options) {
+    EngineConfig config;
+    config.device_kind = options.device;
+    config.device_index = options.device_index;
+    const int32_t longest_prompt = options.prompts.empty() ? 0 : *std::max_element(options.prompts.begin(), options.prompts.end());
+    // Warm-up and measured steps, and the token that ends the request.
+    const int32_t longest_decode = options.generate > 0 ? options.context + options.generate + 2 : 0;
+    config.kv_cache.max_batch_size = options.generate > 0 ? *std::max_element(options.batches.begin(), options.batches.end()) : 1;
+    config.kv_cache.max_seq_len = std::max({longest_prompt, longest_decode, 1});
+    config.max_step_tokens = options.max_step_tokens;
+    return checked(config);
+}
+
+GenerationParams greedy(int32_t max_new_tokens) {
+    GenerationParams params;
+    params.max_new_tokens = max_new_tokens;
+    return params;
+}
+
+// Runs steps until `count` requests have produced a token; all have begun decoding then.
+void prefill_all(Engine& engine, size_t count) {
+    std::vector<tl_event> events;
+    while (events.size() < count) {
+        std::vector<tl_event> now;
+        engine.step(now, engine.max_events());
+        events.insert(events.end(), now.begin(), now.end());
+    }
+}
+
+void finish_all(Engine& engine, const std::vector<uint64_t>& ids) {
+    for (const uint64_t id : ids) engine.cancel(id);
+    std::vector<tl_event> events;
+    do {
+        events.clear();
+    } while (engine.step(events, engine.max_events()));
+}
+
+void measure_prefill(Engine& engine, int32_t length, const Options& options, const Ceilings& ceilings, Report& report) {
+    const ModelConfig& model = engine.model_config();
+    std::vector<double> seconds;
+    for (int32_t i = -1; i < options.repeat; ++i) {  // the first one warms up
+        const std::vector<int32_t> prompt = random_tokens(length, model.vocab_size, i + 2);
+        const auto start = Clock::now();
+        const uint64_t id = engine.submit(prompt, greedy(1), nullptr);
+        prefill_all(engine, 1);
+        if (i >= 0) seconds.push_back(seconds_since(start));
+        finish_all(engine, {id});
+    }
+    const Sample time = summarize(seconds);
+    const double rate = length / time.median, flops = prefill_flops(model, length) / time.median;
+    std::printf("prefill %6d tokens        %10.0f tok/s  TTFT %9.3f ms (%.3f to %.3f)  %7.1f TFLOP/s%s\n",
+                length, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3, flops * 1e-12,
+                share(flops, ceilings.matrix_rate, "matrix rate").c_str());
+    report.add("prefill", Record()
+                              .add("tokens", length)
+                              .add("tok_per_s", rate)
+                              .add("ttft_ms", Sample{time.median * 1e3, time.low * 1e3, time.high * 1e3})
+                              .add("tflops", flops * 1e-12)
+                              .add("share_of_matrix_rate", flops / ceilings.matrix_rate));
+}
+
+void measure_decode(Engine& engine, int32_t batch, const Options& options, const Ceilings& ceilings, Report& report) {
+    const ModelConfig& model = engine.model_config();
+    std::vector<double> step_seconds;
+    for (int32_t i = 0; i < options.repeat; ++i) {
+        std::vector<uint64_t> ids;
+        for (int32_t b = 0; b < batch; ++b)
+            ids.push_back(engine.submit(random_tokens(options.context, model.vocab_size, 1000 * i + b),
+                                        greedy(options.generate + 2), nullptr));
+        prefill_all(engine, ids.size());
+        std::vector<tl_event> events;
+        events.reserve(engine.max_events());
+        engine.step(events, engine.max_events());  // captures, where this batch runs for the first time
+        const auto start = Clock::now();
+        for (int32_t step = 0; step < options.generate; ++step) {
+            events.clear();
+            engine.step(events, engine.max_events());
+            TL_CHECK(events.size() == ids.size());
+        }
+        step_seconds.push_back(seconds_since(start) / options.generate);
+        finish_all(engine, ids);
+    }
+    const Sample time = summarize(step_seconds);
+    const double rate = batch / time.median;
+    const int64_t mean_kv_len = options.context + 1 + options.generate / 2;
+    const double bytes = static_cast<double>(weight_bytes(model, options.device)) +
+                         static_cast<double>(batch) * static_cast<double>(kv_bytes(model, mean_kv_len));
+    const double bandwidth = bytes / time.median;
+    std::printf("decode  batch %3d, %6d + %d  %7.1f tok/s  TPOT %9.3f ms (%.3f to %.3f)  %7.1f GB/s%s\n",
+                batch, options.context, options.generate, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3,
+                bandwidth * 1e-9, share(bandwidth, ceilings.read_bandwidth, "read bandwidth").c_str());
+    report.add("decode", Record()
+                             .add("batch", batch)
+                             .add("context", options.context)
+                             .add("generate", options.generate)
+                             .add("tok_per_s", rate)
+                             .add("tpot_ms", Sample{time.median * 1e3, time.low * 1e3, time.high * 1e3})
+                             .add("bytes_per_step", bytes)
+                             .add("effective_gbps", bandwidth * 1e-9)
+                             .add("share_of_read_bandwidth", bandwidth / ceilings.read_bandwidth));
+}
+
+}  // namespace
+
+void measure_speed(const Options& options, const Ceilings& ceilings, Report& report) {
+    Engine engine(options.model, engine_config(options));
+    const LoadResult load = load_synthetic(engine);
+    std::printf("load    %.2f GB of 16-bit tensors at %.2f GB/s\n", load.bytes * 1e-9, load.bytes / load.seconds * 1e-9);
+    report.add("load", Record().add("bytes", static_cast<double>(load.bytes)).add("gbps", load.bytes / load.seconds * 1e-9));
+    for (const int32_t length : options.prompts) measure_prefill(engine, length, options, ceilings, report);
+    if (options.generate > 0)
+        for (const int32_t batch : options.batches) measure_decode(engine, batch, options, ceilings, report);
+    const uint64_t peak = engine.tracker().total().peak_bytes;
+    std::printf("memory  peak %.1f MB (planned %.1f MB)\n", peak / 1048576.0, engine.plan().total() / 1048576.0);
+    report.add("memory", Record()
+                             .add("peak_bytes", static_cast<double>(peak))
+                             .add("planned_bytes", static_cast<double>(engine.plan().total())));
+}
+
+}  // namespace tinyllm::bench

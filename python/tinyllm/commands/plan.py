@@ -1,0 +1,118 @@
+"""`tinyllm plan MODEL`: the memory of a model before it is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+from ..config import KVCacheConfig, QuantizationType
+from ..errors import ConfigError
+from ..memory import format_bytes
+from ..planning import MemoryPlan, compare_quantization, plan
+from .options import MODEL_HELP
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_GRID_CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+_GRID_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "24GB", "80 GiB", "512M" or "1000000"; 1 GB is 2^30 bytes, as GPU tools print it."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 24GB or 512MB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "plan",
+        help="what a model needs in memory, and what fits",
+        description="Prints the memory of a model by component, to the byte, reading headers only; needs no GPU. With "
+        "--gpu-memory also which contexts and batches fit.",
+    )
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("--device", default="cuda", help="cuda (default) or cpu: their layouts differ slightly")
+    parser.add_argument(
+        "--quantization", default=QuantizationType.W8A16.value, choices=[member.value for member in QuantizationType]
+    )
+    parser.add_argument("--group-size", type=int, default=128, metavar="N", help="default: %(default)s")
+    parser.add_argument("--dtype", default="auto", help="as in 'tinyllm generate'")
+    parser.add_argument(
+        "--context", type=int, default=2048, metavar="N", help="tokens a sequence (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at a time (default: %(default)s)")
+    parser.add_argument("--recompute-activations", action="store_true", help="less activation memory for more time")
+    parser.add_argument("--gpu-memory", type=parse_size, metavar="SIZE", help="for example 24GB: mark what fits")
+    parser.add_argument("--entries", action="store_true", help="list every allocation")
+    parser.add_argument("--compare", action="store_true", help="int8 beside 16-bit weights, by component")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the components over the context (needs matplotlib)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    planned = plan(
+        args.model,
+        args.device,
+        args.quantization,
+        args.group_size,
+        KVCacheConfig(args.batch, args.context),
+        args.recompute_activations,
+        dtype=args.dtype,
+    )
+    if args.plot:
+        from ..plotting import plot_plan
+
+        plot_plan(planned, args.plot, args.gpu_memory)
+    if args.json:
+        print(json.dumps(_report(planned, args.gpu_memory)))
+        return 0
+    print(f"{args.model}: {args.batch} x {args.context} tokens on {planned.device}")
+    print(planned.table(args.entries))
+    if args.compare:
+        print(f"\n{compare_quantization(planned)}")
+    if args.gpu_memory is not None:
+        print(f"\n{_verdict(planned, args.gpu_memory)}\n\n{fit_grid(planned, args.gpu_memory)}")
+    return 0
+
+
+def _report(planned: MemoryPlan, memory: int | None) -> dict[str, Any]:
+    report = planned.to_dict()
+    if memory is not None:
+        report |= {
+            "memory": memory,
+            "fits": planned.fits(memory),
+            "max_seq_len": planned.max_seq_len(memory),
+            "max_batch": planned.max_batch(memory),
+        }
+    return report
+
+
+def _verdict(planned: MemoryPlan, memory: int) -> str:
+    kv = planned.kv_cache
+    needed = planned.total + sum(planned.estimates.values())
+    words = "fits into" if planned.fits(memory) else "does NOT fit into"
+    return (
+        f"{format_bytes(needed)} {words} {format_bytes(memory)}; largest context at batch {kv.max_batch_size}: "
+        f"{planned.max_seq_len(memory)} tokens; largest batch at {kv.max_seq_len} tokens: {planned.max_batch(memory)}"
+    )
+
+
+def fit_grid(planned: MemoryPlan, memory: int) -> str:
+    """Contexts down, batches across; the total where it fits, a dash where it does not."""
+    from ..planning import make_plan
+
+    if memory <= 0:
+        raise ConfigError(f"--gpu-memory must be more than 0; got {memory}")
+    lines = ["context \\ batch" + "".join(f"{batch:>11}" for batch in _GRID_BATCHES)]
+    for context in _GRID_CONTEXTS:
+        cells = []
+        for batch in _GRID_BATCHES:
+            cell = make_plan(planned.config, planned.device, KVCacheConfig(batch, context), planned.max_step_tokens)
+            cells.append(f"{format_bytes(cell.total):>11}" if cell.fits(memory) else f"{'-':>11}")
+        lines.append(f"{context:>15}" + "".join(cells))
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+// The whole engine on made-up weights, natively: what the sanitizers watch.
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <thread>
+
+#include "bench/synthetic.h"
+#include "check.h"
+#include "core/error.h"
+#include "runtime/engine.h"
+
+using namespace tinyllm;
+
+namespace {
+
+ModelConfig small_model() {
+    ModelConfig c;
+    c.vocab_size = 131;
+    c.hidden_dim = 72;
+    c.intermediate_dim = 100;
+    c.num_layers = 2;
+    c.num_heads = 4;
+    c.num_kv_heads = 2;
+    c.head_dim = c.rotary_dim = 18;
+    c.max_seq_len = 256;
+    c.qkv_bias = c.mlp_bias = c.qk_norm = true;
+    c.sliding_window = 50;
+    c.sliding_window_first_layer = 1;
+    return c;
+}
+
+EngineConfig small_engine(int32_t batch, int32_t context, int32_t step_tokens = 32, int32_t pages = 0) {
+    EngineConfig e;
+    e.kv_cache = {batch, context, pages};
+    e.max_step_tokens = step_tokens;
+    return checked(e);
+}
+
+GenerationParams limit(int32_t tokens) {
+    GenerationParams params;
+    params.max_new_tokens = tokens;
+    return params;
+}
+
+// Runs until nothing is left; the tokens of each request.
+std::map<uint64_t, std::vector<int32_t>> run(Engine& engine) {
+    std::map<uint64_t, std::vector<int32_t>> tokens;
+    bool busy = true;
+    while (busy) {
+        std::vector<tl_event> events;
+        busy = engine.step(events, engine.max_events());
+        for (const tl_event& event : events)
+            if (event.token_id >= 0) tokens[event.request_id].push_back(event.token_id);
+    }
+    return tokens;
+}
+
+}  // namespace
+
+TEST(requests_of_all_kinds_finish_and_repeat) {
+    for (const DType dtype : {DType::F16, DType::BF16, DType::F32}) {
+        for (const bool quantized : {true, false}) {
+            ModelConfig model = small_model();
+            model.dtype = dtype;
+            model.quantization = quantized ? QuantizationType::W8A16 : QuantizationType::NONE;
+            Engine engine(model, small_engine(3, 130));
+            bench::load_synthetic(engine);
+            std::vector<uint64_t> ids;
+            GenerationParams sampled = limit(9);
+            sampled.temperature = 1.0f;
+            sampled.top_k = 20;
+            sampled.top_p = 0.9f;
+            sampled.min_p = 0.01f;
+            sampled.repetition_penalty = 1.3f;
+            sampled.logprobs = true;
+            sampled.seed = 5;
+            for (const int32_t length : {1, 64, 100, 33, 100})
+                ids.push_back(engine.submit(bench::random_tokens(length, model.vocab_size, length), sampled, nullptr));
+            std::vector<float> logits(70 * model.vocab_size);
+            engine.submit(bench::random_tokens(70, model.vocab_size, 1), limit(0), logits.data());
+            auto tokens = run(engine);
+            for (const uint64_t id : ids) CHECK(tokens[id].size() == 9);
+            CHECK(tokens[ids[2]] == tokens[ids[4]]);
+            CHECK(std::all_of(logits.begin(), logits.end(), [](float value) { return std::isfinite(value); }));
+            CHECK(engine.free_pages() == engine.total_pages());
+            CHECK(engine.tracker().total().current_bytes == engine.plan().total());
+        }
+    }
+    CHECK(MemoryTracker::live_bytes_in_process() == 0);
+}
+
+TEST(recomputing_gives_the_same_bits) {
+    std::vector<float> logits[2];
+    for (const bool recompute : {false, true}) {
+        ModelConfig model = small_model();
+        model.recompute_activations = recompute;
+        Engine engine(model, small_engine(1, 200, 128));
+        bench::load_synthetic(engine);
+        logits[recompute].resize(150 * model.vocab_size);
+        engine.submit(bench::random_tokens(150, model.vocab_size, 2), limit(0), logits[recompute].data());
+        run(engine);
+    }
+    CHECK(logits[0] == logits[1]);
+}
+
+TEST(submit_and_cancel_from_other_threads) {
+    const ModelConfig model = small_model();
+    Engine engine(model, small_engine(4, 100, 32, 6));
+    bench::load_synthetic(engine);
+    constexpr int kThreads = 3, kRequests = 30;
+    std::atomic<int> running{kThreads}, finished{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kThreads; ++t)
+        threads.emplace_back([&, t] {
+            for (int i = 0; i < kRequests; ++i) {
+                const uint64_t id =
+                    engine.submit(bench::random_tokens(1 + (t * 7 + i) % 60, model.vocab_size, i), limit(1 + i % 5), nullptr);
+                if (i % 3 == 0) engine.cancel(id);
+            }
+            --running;
+        });
+    bool busy = true;
+    while (busy || running > 0) {
+        std::vector<tl_event> events;
+        busy = engine.step(events, engine.max_events());
+        for (const tl_event& event : events) finished += event.finish_reason != TL_FINISH_NONE;
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const uint64_t id : {uint64_t{0}, uint64_t{1}, uint64_t{999999}}) engine.cancel(id);  // no error
+    run(engine);
+    CHECK(finished == kThreads * kRequests);
+    CHECK(engine.free_pages() == engine.total_pages());
+}
+
+TEST(wrong_requests_and_tensors_are_refused) {
+    const ModelConfig model = small_model();
+    Engine engine(model, small_engine(1, 64));
+    CHECK_THROWS(engine.submit({1}, limit(1), nullptr), "after the weights are loaded");
+    CHECK_THROWS(engine.finish_load(), "tensors are missing");
+    const std::vector<float> zeros(model.vocab_size * model.hidden_dim);
+    CHECK_THROWS(engine.load_tensor("nonsense", DType::F32, {1}, zeros.data()), "'nonsense'");
+    CHECK_THROWS(engine.load_tensor("norm.weight", DType::F32, {7}, zeros.data()), "expected shape [72], found [7]");
+    std::vector<float> bad(zeros);
+    bad[72 * 3 + 5] = NAN;
+    CHECK_THROWS(engine.load_tensor("embed_tokens.weight", DType::F32, {131, 72}, bad.data()), "[3, 5]");
+    bench::load_synthetic(engine);
+    CHECK_THROWS(engine.load_tensor("norm.weight", DType::F32, {72}, zeros.data()), "after loading");
+    CHECK_THROWS(engine.submit({}, limit(1), nullptr), "no tokens");
+    CHECK_THROWS(engine.submit({131}, limit(1), nullptr), "token id 131");
+    CHECK_THROWS(engine.submit(std::vector<int32_t>(65, 1), limit(1), nullptr), "65 tokens");
+    CHECK_THROWS(engine.submit({1}, limit(0), nullptr), "max_new_tokens");
+}
+
+TEST(every_failing_allocation_leaves_nothing) {
+    for (int64_t countdown = 1;; ++countdown) {
+        MemoryTracker::fail_after(countdown);
+        try {
+            Engine engine(small_model(), small_engine(2, 100));
+            bench::load_synthetic(engine);
+            MemoryTracker::fail_after(0);
+            CHECK(countdown > 20);
+            return;
+        } catch (const Error& error) {
+            CHECK(error.status() == TL_STATUS_OUT_OF_MEMORY);
+        }
+        CHECK(MemoryTracker::live_bytes_in_process() == 0);
+    }
+}
+
+TEST_MAIN()

@@ -1,0 +1,173 @@
+"""The planner: bytes of the specification, what fits, the page of tables, the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tinyllm
+from reference import CASES, DATA, ReferenceCase
+from tinyllm import KVCacheConfig, ModelConfig, QuantizationType
+from tinyllm.commands.plan import parse_size
+
+ROOT = Path(__file__).resolve().parents[2]
+MB, GB = 1 << 20, 1 << 30
+LLAMA2_7B = ModelConfig(
+    vocab_size=32000, hidden_dim=4096, intermediate_dim=11008, num_layers=32, num_heads=32, max_seq_len=4096
+)
+
+
+def plan_7b(batch: int = 1, context: int = 2048, **options: object) -> tinyllm.MemoryPlan:
+    return tinyllm.plan(LLAMA2_7B, "cpu", kv_cache=KVCacheConfig(batch, context), **options)
+
+
+def test_weights_are_those_of_the_specification() -> None:
+    sizes = {entry.name: entry.bytes for entry in plan_7b().entries}
+    assert sizes["layers.0.qkv.weight"] == 48 * MB
+    assert sizes["layers.0.o_proj.weight"] == 16 * MB
+    assert sizes["layers.0.gate_up.weight"] + sizes["layers.0.down_proj.weight"] == 129 * MB
+    assert sizes["layers.0.qkv.scales"] * 64 == sizes["layers.0.qkv.weight"]
+    half = {entry.name: entry.bytes for entry in plan_7b(quantization=QuantizationType.NONE).entries}
+    assert half["layers.0.qkv.weight"] == 96 * MB
+    assert "layers.0.qkv.scales" not in half
+    layers = [size for name, size in sizes.items() if name.startswith("layers.") and name.endswith(".weight")]
+    assert sum(layers) == 32 * 193 * MB
+
+
+@pytest.mark.parametrize(("context", "one"), [(512, 256 * MB), (1024, 512 * MB), (2048, GB), (4096, 2 * GB)])
+def test_the_kv_cache_is_that_of_the_specification(context: int, one: int) -> None:
+    for batch in (1, 4, 8):
+        assert plan_7b(batch, context).components["kv_cache"] == batch * one
+
+
+def test_activations_stay_under_the_limits() -> None:
+    for chunk in (None, 2048):
+        kept, again = (
+            plan_7b(recompute_activations=recompute, max_step_tokens=chunk).components["activations"]
+            for recompute in (False, True)
+        )
+        assert kept < 110 * MB
+        assert again <= kept / 2
+
+
+def test_group_sizes_and_types_change_the_scales_only() -> None:
+    base = plan_7b()
+    row = plan_7b(group_size=0)
+    assert row.components["weights"] == base.components["weights"]
+    assert {entry.shape[1] for entry in row.entries if entry.component == "scales"} == {1}
+    assert plan_7b(group_size=32).components["scales"] == 4 * base.components["scales"]
+
+
+@pytest.mark.parametrize("options", [{}, {"group_size": 32}, {"quantization": "none"}, {"recompute_activations": True}])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_plan_is_what_a_loaded_model_has(case: ReferenceCase, device: str, options: dict[str, object]) -> None:
+    for cache in (KVCacheConfig(1, 100), KVCacheConfig(3, 192, num_pages=5)):
+        planned = tinyllm.plan(case.path, device, kv_cache=cache, **options)
+        with tinyllm.load(case.path, device, kv_cache=cache, **options) as model:
+            report = model.memory()
+            assert report.actual == planned.components
+            assert report.entries == planned.entries
+
+
+def test_the_real_model_costs_what_is_planned(smollm2_gguf: Path, device: str) -> None:
+    planned = tinyllm.plan(smollm2_gguf, device)
+    with tinyllm.load(smollm2_gguf, device) as model:
+        assert model.memory().actual == planned.components
+
+
+def test_fits_and_its_inverses_agree() -> None:
+    planned = plan_7b()
+    memory = planned.total
+    assert planned.fits(memory)
+    assert not planned.fits(memory - 1)
+    assert planned.max_seq_len(memory) >= 2048
+    context = planned.max_seq_len(12 * GB, batch=4)
+    assert context % 64 == 0
+    assert plan_7b(4, context).fits(12 * GB)
+    assert not plan_7b(4, context + 64).fits(12 * GB)
+    batch = planned.max_batch(12 * GB, seq=512)
+    assert plan_7b(batch, 512).fits(12 * GB)
+    assert not plan_7b(batch + 1, 512).fits(12 * GB)
+    assert planned.max_seq_len(GB) == planned.max_batch(GB) == 0
+
+
+def test_a_cuda_plan_needs_no_gpu() -> None:
+    try:
+        planned = tinyllm.plan(LLAMA2_7B, "cuda")
+    except tinyllm.ConfigError as error:
+        pytest.skip(str(error))
+    assert planned.components["weights"] == plan_7b().components["weights"]
+    assert planned.estimates
+    assert not planned.fits(planned.total)
+
+
+def test_the_page_of_tables_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("memory_tables", ROOT / "tools" / "memory_tables.py")
+    memory_tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(memory_tables)
+    assert memory_tables.page_tables(memory_tables.PAGE.read_text()) == memory_tables.tables()
+
+
+def test_text_and_json_say_the_same() -> None:
+    planned = plan_7b()
+    report = json.loads(planned.to_json())
+    assert report["components"] == planned.components
+    assert report["total"] == sum(entry["bytes"] for entry in report["entries"]) == planned.total
+    assert str(planned.total) in str(planned)
+    assert "layers.31.down_proj.weight" in planned.table(entries=True)
+
+
+def test_wrong_values_are_named() -> None:
+    for options, words in (
+        ({"group_size": 100}, "group_size"),
+        ({"device": "tpu"}, "device"),
+        ({"kv_cache": 5}, "KVCacheConfig"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tinyllm.plan(LLAMA2_7B, **options)
+    with pytest.raises(ValueError, match="bfloat32"):
+        replace(LLAMA2_7B, dtype="bfloat32")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * GB), ("80 GiB", 80 * GB), ("512m", 512 * MB), ("1.5G", 3 * GB // 2), ("77", 77)]
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tinyllm.cli", "plan", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    return result
+
+
+def test_the_command_prints_table_grid_and_comparison() -> None:
+    model = str(DATA / "smollm2")
+    result = run(model, "--device", "cpu", "--gpu-memory", "16MB", "--compare", "--entries")
+    assert "fits into 16.00 MB" in result.stdout
+    assert "16-bit" in result.stdout
+    grid = result.stdout[result.stdout.index("context \\ batch") :].splitlines()
+    assert grid[1].split()[-1] == "-" or "MB" in grid[1]
+    assert grid[-1].split()[1:] == ["-"] * 7  # 131072 tokens do not fit into 16 MB
+    report = json.loads(run(model, "--device", "cpu", "--gpu-memory", "16MB", "--json").stdout)
+    assert report["fits"] is True
+    assert report["max_seq_len"] > 2048
+    assert "24 parsecs" in run(model, "--gpu-memory", "24 parsecs", code=2).stderr
+
+
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+    model = str(DATA / "smollm2")
+    target = tmp_path / "plan.png"
+    if importlib.util.find_spec("matplotlib") is None:
+        assert "tinyllm[plot]" in run(model, "--device", "cpu", "--plot", str(target), code=1).stderr
+        return
+    run(model, "--device", "cpu", "--gpu-memory", "16MB", "--plot", str(target))
+    assert target.read_bytes().startswith(b"\x89PNG")

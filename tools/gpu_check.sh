@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Builds, tests, sanitizes and measures on a machine with nvcc and a GPU, and writes the GPU record.
+#
+#   tools/gpu_check.sh [OUT]       OUT: folder of record.json and record.md (default docs/gpu)
+#
+# Needs: nvcc, cmake, ninja, compute-sanitizer, and python3 with tinyllm's dependencies and pytest, hypothesis; no network.
+# TINYLLM_TEST_GGUF may name a GGUF of SmolLM2-135M-Instruct (otherwise the demo's is used if it is in the cache).
+# Everything is logged under build/gpu-check. A stage that fails is printed with the end of its log, the others still run,
+# and the exit code is 1; the record then says what failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-docs/gpu}
+work=build/gpu-check
+logs=$work/logs
+rm -rf "$logs"
+mkdir -p "$logs" "$out"
+start=$SECONDS
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$PWD/python
+
+failed=0
+# stage NAME COMMAND...: runs it into its log.
+stage() {
+    local name=$1 begin=$SECONDS
+    shift
+    if "$@" >"$logs/$name.log" 2>&1; then
+        printf '%-24s ok      %4d s\n' "$name" $((SECONDS - begin)) | tee -a "$logs/stages.txt"
+    else
+        printf '%-24s FAILED  %4d s\n' "$name" $((SECONDS - begin)) | tee -a "$logs/stages.txt"
+        tail -n 40 "$logs/$name.log"
+        failed=1
+        return 1
+    fi
+}
+
+configure() { # configure FOLDER ARCHITECTURES OPTIONS...
+    local folder=$1 architectures=$2
+    shift 2
+    cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DTINYLLM_CUDA=ON \
+        -DCMAKE_CUDA_ARCHITECTURES="$architectures" "$@"
+}
+build() { # two builds at a time: some files take much longer than others
+    configure "$work/release" "80-real;90a-real;80-virtual" -DTINYLLM_TESTS=ON &&
+        configure "$work/sm80" "80-virtual" -DTINYLLM_TESTS=OFF || return 1
+    cmake --build "$work/sm80" --target tinyllm &
+    cmake --build "$work/release" && wait $!
+}
+
+gpu_tests() { # gpu_tests FOLDER REPORT ARGUMENTS...: an empty or skipped run is a failure (--require-gpu)
+    local folder=$1 report=$2
+    shift 2
+    TINYLLM_LIBRARY=$folder/native/libtinyllm.so python3 -m pytest -q -p no:cacheprovider --require-gpu \
+        --junit-xml="$report" "$@"
+}
+
+native_tests() {
+    local program
+    for program in "$1"/tests/native/test_cuda_*; do
+        [ -f "$program" ] && [ -x "$program" ] || continue
+        echo "== $program"
+        "$program" || return 1
+    done
+}
+
+small=(--preset smollm2-135m --layers 2 --vocab 1000 --device cuda --no-ceilings --repeat 1)
+sanitize() { # sanitize TOOL ARGUMENTS...: the bench and a Python generation
+    local tool=$1
+    shift
+    compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" \
+        "$work/release/native/tinyllm-bench" "${small[@]}" --prompt 70 --generate 3 --batch 1,5 --context 70 &&
+        TINYLLM_LIBRARY=$work/release/native/libtinyllm.so \
+            compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all "$@" \
+            python3 tools/sanitize_generation.py
+}
+
+bench() { # bench NAME ARGUMENTS...
+    local name=$1
+    shift
+    stage "bench-$name" "$work/release/native/tinyllm-bench" --device cuda --json "$logs/bench-$name.json" "$@" &&
+        grep -E '^(ceilings|load|prefill|decode)' "$logs/bench-$name.log"
+}
+
+native=$PWD/$work
+# Release, and the code for older GPUs alone, which the driver compiles for this one.
+stage build build || exit 1
+stage native-tests native_tests "$work/release"
+stage python-tests gpu_tests "$native/release" "$logs/python-tests.xml" -k cuda tests/python
+stage python-tests-sm80 gpu_tests "$native/sm80" "$logs/python-tests-sm80.xml" -k "cuda and (linear or attention)" \
+    tests/python/test_ops_linear.py tests/python/test_ops_attention.py
+stage memcheck sanitize memcheck --leak-check full
+stage racecheck sanitize racecheck
+stage initcheck sanitize initcheck
+stage synccheck sanitize synccheck
+
+bench llama2-7b --preset llama2-7b --prompt 512,2048 --generate 128
+bench llama2-7b-none --preset llama2-7b --prompt 2048 --generate 128 --quantization none
+bench llama2-7b-16k --preset llama2-7b --prompt 0 --generate 64 --context 16384 --repeat 1
+bench llama3-8b --preset llama3-8b --prompt 2048 --generate 128
+bench llama3-8b-batches --preset llama3-8b --prompt 0 --generate 64 --context 512 --batch 16,64 --repeat 1
+bench llama3.2-1b --preset llama3.2-1b --prompt 2048 --generate 128
+bench smollm2-135m --preset smollm2-135m --prompt 2048 --generate 128
+
+python3 tools/gpu_record.py "$logs" "$out" $((SECONDS - start)) && exit $failed
