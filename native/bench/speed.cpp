@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <set>
 
 #include "bench/cost.h"
 #include "bench/measure.h"
@@ -17,13 +18,21 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+// Tokens that a sequence of the largest batch may generate: those of the measured steps, one to warm up, one that ends
+// the request, and those that come while later prompts of the batch are still in prefill.
+int32_t decode_tokens(const Options& options) {
+    constexpr int64_t kSmallestChunk = 256;
+    const int64_t chunk = options.max_step_tokens > 0 ? options.max_step_tokens : kSmallestChunk;
+    const int64_t prompts = static_cast<int64_t>(*std::max_element(options.batches.begin(), options.batches.end())) * options.context;
+    return static_cast<int32_t>(options.generate + 2 + (prompts + chunk - 1) / chunk);
+}
+
 EngineConfig engine_config(const Options& options) {
     EngineConfig config;
     config.device_kind = options.device;
     config.device_index = options.device_index;
     const int32_t longest_prompt = options.prompts.empty() ? 0 : *std::max_element(options.prompts.begin(), options.prompts.end());
-    // Warm-up and measured steps, and the token that ends the request.
-    const int32_t longest_decode = options.generate > 0 ? options.context + options.generate + 2 : 0;
+    const int32_t longest_decode = options.generate > 0 ? options.context + decode_tokens(options) : 0;
     config.kv_cache.max_batch_size = options.generate > 0 ? *std::max_element(options.batches.begin(), options.batches.end()) : 1;
     config.kv_cache.max_seq_len = std::max({longest_prompt, longest_decode, 1});
     config.max_step_tokens = options.max_step_tokens;
@@ -36,13 +45,13 @@ GenerationParams greedy(int32_t max_new_tokens) {
     return params;
 }
 
-// Runs steps until `count` requests have produced a token; all have begun decoding then.
+// Runs steps until `count` requests have produced a token; all are decoding then.
 void prefill_all(Engine& engine, size_t count) {
-    std::vector<tl_event> events;
-    while (events.size() < count) {
-        std::vector<tl_event> now;
-        engine.step(now, engine.max_events());
-        events.insert(events.end(), now.begin(), now.end());
+    std::set<uint64_t> begun;
+    while (begun.size() < count) {
+        std::vector<tl_event> events;
+        engine.step(events, engine.max_events());
+        for (const tl_event& event : events) begun.insert(event.request_id);
     }
 }
 
@@ -85,7 +94,7 @@ void measure_decode(Engine& engine, int32_t batch, const Options& options, const
         std::vector<uint64_t> ids;
         for (int32_t b = 0; b < batch; ++b)
             ids.push_back(engine.submit(random_tokens(options.context, model.vocab_size, 1000 * i + b),
-                                        greedy(options.generate + 2), nullptr));
+                                        greedy(decode_tokens(options)), nullptr));
         prefill_all(engine, ids.size());
         std::vector<tl_event> events;
         events.reserve(engine.max_events());

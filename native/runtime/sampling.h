@@ -1,7 +1,7 @@
 // The random numbers of sampling, the same on host and device.
 //
-// A token at `position` of a request with `seed` is argmax_t (logit_t / temperature + g_t), where g_t is standard Gumbel
-// noise (Gumbel 1954; that this draws from softmax is the "Gumbel-max trick", Yellott 1977). g_t comes from
+// A token at `position` of a request with `seed` is argmax_t (logit_t / temperature + g_t), where g_t is standard
+// Gumbel noise (Gumbel 1954; that this draws from softmax is the "Gumbel-max trick", Yellott 1977). g_t comes from
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) with key = seed and
 // counter = (t / 4, position, 0, 0), word t % 4. No state is kept, so a request draws the same tokens alone, batched,
 // chunked or after others.

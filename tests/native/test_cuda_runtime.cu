@@ -1,68 +1,15 @@
-// The CUDA runtime layer: ownership, order, errors, graphs (native/backends/cuda/runtime, transfer.h).
+// The CUDA runtime layer: ownership, order, transfers, errors (native/backends/cuda/runtime, transfer.h).
 #include <cstring>
+#include <memory>
 #include <vector>
 
-#include "backends/cuda/runtime/counters.h"
-#include "backends/cuda/runtime/cuda_buffer.h"
-#include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/cuda_event.h"
-#include "backends/cuda/runtime/cuda_graph.h"
-#include "backends/cuda/runtime/device_scope.h"
-#include "backends/cuda/runtime/graph_cache.h"
+#include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/pinned_buffer.h"
-#include "backends/cuda/runtime/pool.h"
-#include "backends/cuda/transfer.h"
+#include "cuda_fixture.cuh"
 #include "cuda_test.h"
 
-namespace tinyllm {
-
-namespace {
-
-// A device opened for one test; members in the order in which an engine holds them.
-struct Gpu {
-    DeviceScope scope{0};
-    MemoryTracker tracker;
-    MemoryPool pool;
-    CudaStream cuda_stream;
-    MemoryTracker transfer_tracker;
-    HostTransfer transfer{cuda_stream, transfer_tracker};
-
-    template <typename T = int32_t>
-    CudaBuffer<T> buffer(size_t size) {
-        return {pool, cuda_stream, size, tracker, Component::Workspace, "test"};
-    }
-    uint64_t live_bytes() const { return tracker.total().current_bytes; }
-};
-
-template <typename T>
-std::vector<T> contents(Gpu& gpu, const CudaBuffer<T>& buffer) {
-    std::vector<T> values(buffer.size());
-    gpu.transfer.download(values.data(), buffer.data(), buffer.bytes());
-    return values;
-}
-
-__global__ void add_kernel(int32_t* values, int32_t addend) { values[threadIdx.x] += addend; }
-
-constexpr int32_t kSize = 256;
-
-void add(const Gpu& gpu, const CudaBuffer<int32_t>& buffer, int32_t addend, unsigned threads = kSize) {
-    add_kernel<<<1, threads, 0, gpu.cuda_stream.get()>>>(buffer.data(), addend);
-    TL_CUDA_CHECK_LAUNCH("add_kernel");
-}
-
-CudaBuffer<int32_t> zeros(Gpu& gpu) {
-    CudaBuffer<int32_t> buffer = gpu.buffer(kSize);
-    TL_CUDA_CHECK(cudaMemsetAsync(buffer.data(), 0, buffer.bytes(), gpu.cuda_stream.get()));
-    return buffer;
-}
-
-bool all_equal(const std::vector<int32_t>& values, int32_t expected) {
-    for (const int32_t value : values)
-        if (value != expected) return false;
-    return !values.empty();
-}
-
-}  // namespace
+namespace tinyllm::test {
 
 TEST(buffer_is_tracked_while_it_lives) {
     Gpu gpu;
@@ -197,97 +144,6 @@ TEST(events_order_two_streams) {
     CHECK(added.elapsed_ms(zeroed) >= 0);
 }
 
-TEST(graph_replays_what_was_captured) {
-    Gpu gpu;
-    const CudaBuffer<int32_t> buffer = zeros(gpu);
-    CudaGraph graph(gpu.cuda_stream, [&] {
-        add(gpu, buffer, 1);
-        add(gpu, buffer, 10);
-    });
-    CHECK(all_equal(contents(gpu, buffer), 0));  // capturing runs nothing
-    for (int i = 0; i < 3; ++i) graph.launch(gpu.cuda_stream);
-    CHECK(all_equal(contents(gpu, buffer), 33));
-    const CudaGraph moved = std::move(graph);
-    moved.launch(gpu.cuda_stream);
-    CHECK(all_equal(contents(gpu, buffer), 44));
-}
-
-TEST(an_abandoned_capture_leaves_the_stream_working) {
-    Gpu gpu;
-    const CudaBuffer<int32_t> buffer = zeros(gpu);
-    const auto throwing = [&] {
-        add(gpu, buffer, 1);
-        fail(TL_STATUS_INTERNAL, "in the middle");
-    };
-    CHECK_THROWS(CudaGraph(gpu.cuda_stream, throwing), "in the middle");
-    const auto failing = [&] { add(gpu, buffer, 1, 4096); };
-    CHECK_THROWS(CudaGraph(gpu.cuda_stream, failing), "launch of add_kernel");
-    add(gpu, buffer, 7);
-    CHECK(all_equal(contents(gpu, buffer), 7));
-}
-
-TEST(graph_cache_runs_then_captures_then_replays) {
-    Gpu gpu;
-    const CudaBuffer<int32_t> buffer = zeros(gpu);
-    GraphCache cache;
-    const uint64_t captures = runtime_counters().graph_captures, launches = runtime_counters().graph_launches;
-    int calls = 0;
-    const auto body = [&] {
-        ++calls;
-        add(gpu, buffer, 1);
-    };
-    for (int i = 0; i < 5; ++i) cache.run({Phase::Decode, 1, 256, true, false}, gpu.cuda_stream, body);
-    CHECK(all_equal(contents(gpu, buffer), 5));
-    CHECK(calls == 2);  // once as it is, once captured
-    CHECK(runtime_counters().graph_captures - captures == 1);
-    CHECK(runtime_counters().graph_launches - launches == 4);
-}
-
-TEST(graph_cache_drops_the_least_recently_used) {
-    Gpu gpu;
-    const CudaBuffer<int32_t> buffer = zeros(gpu);
-    GraphCache cache;
-    const auto run = [&](int32_t key) {
-        cache.run({Phase::Decode, key, 256, true, false}, gpu.cuda_stream, [&] { add(gpu, buffer, 1); });
-    };
-    const auto captures_of = [&](int32_t key) {
-        const uint64_t before = runtime_counters().graph_captures;
-        run(key);
-        return runtime_counters().graph_captures - before;
-    };
-    const int32_t capacity = GraphCache::kCapacity;
-    for (int32_t key = 0; key < capacity; ++key) {
-        run(key);
-        run(key);
-    }
-    CHECK(captures_of(0) == 0);  // still there, and now the most recent
-    run(capacity);               // takes the place of key 1
-    run(capacity);
-    CHECK(captures_of(0) == 0);
-    run(1);
-    CHECK(captures_of(1) == 1);
-    CHECK(all_equal(contents(gpu, buffer), 2 * capacity + 6));
-}
-
-TEST(a_warm_step_allocates_nothing_and_waits_once) {
-    Gpu gpu;
-    const CudaBuffer<int32_t> buffer = zeros(gpu);
-    GraphCache cache;
-    std::vector<int32_t> values(kSize);
-    const auto step = [&](int32_t input) {
-        std::fill(values.begin(), values.end(), input);
-        gpu.transfer.upload(buffer.data(), values.data(), buffer.bytes());
-        cache.run({}, gpu.cuda_stream, [&] { add(gpu, buffer, 1); });
-        gpu.transfer.download(values.data(), buffer.data(), buffer.bytes());
-        return values;
-    };
-    for (int32_t i = 0; i < 2; ++i) step(i);
-    const uint64_t allocations = runtime_counters().allocations, waits = runtime_counters().synchronizations;
-    for (int32_t i = 0; i < 50; ++i) CHECK(all_equal(step(i), i + 1));
-    CHECK(runtime_counters().allocations == allocations);
-    CHECK(runtime_counters().synchronizations - waits == 50);
-}
-
 TEST(an_error_names_call_place_and_cause) {
     Gpu gpu;
     const auto bad_call = [] { TL_CUDA_CHECK(cudaSetDevice(12345)); };
@@ -326,6 +182,6 @@ TEST(devices_are_described) {
     CHECK(device_traits().compute_capability == gpu.compute_capability);
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::test
 
 CUDA_TEST_MAIN()

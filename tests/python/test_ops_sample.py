@@ -138,6 +138,35 @@ def test_plain_greedy_takes_the_first_maximum(op_target: Target, vocab: int, row
     assert np.isnan(sampled["logprob"]).all()
 
 
+@op_cases.op_settings
+@given(
+    vocab=st.integers(2, 24),
+    top_k=st.integers(0, 12),
+    top_p=st.sampled_from([1, 0.97, 0.9, 0.7, 0.5, 0.2]),
+    min_p=st.sampled_from([0, 0.1, 0.3, 0.6]),
+    temperature=st.sampled_from([0.7, 1.5]),
+    seed=op_cases.seeds,
+)
+def test_filters_keep_what_they_should(
+    op_target: Target, vocab: int, top_k: int, top_p: float, min_p: float, temperature: float, seed: int
+) -> None:
+    """Many draws from one small vocabulary: all that is kept is drawn sooner or later, and nothing else."""
+    draws, logits = 500, np.random.default_rng(seed).normal(size=vocab).astype(np.float32)
+    position = np.arange(draws)
+    params = params_of(
+        draws, seed=seed, position=position, slot=0, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
+    sampled = ops_api.sample(op_target, Batch.of_rows("decode", draws), np.tile(logits, (draws, 1)), params)
+    drawn = np.bincount(sampled["token_id"], minlength=vocab) > 0
+    first = params[0]  # as float32, like the op
+    scaled = logits / np.float64(first["temperature"])
+    kept = oracle_sampling.kept_tokens(scaled, top_k, float(first["top_p"]), float(first["min_p"]))
+    assert not (drawn & ~kept.perhaps).any()
+    # Tokens expected 30 times or more are missed with probability e^-30.
+    expected = draws * np.exp(scaled) / np.exp(scaled)[kept.perhaps].sum()
+    assert drawn[kept.surely & (expected >= 30)].all()
+
+
 def test_draws_follow_the_softmax(op_target: Target) -> None:
     """Chi-squared over 4000 positions of one request; the limit is exceeded with probability 1e-6."""
     draws, logits = 4000, np.array([0.5, -1, 2, 0, 1.2, -3], np.float32)

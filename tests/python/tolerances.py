@@ -43,17 +43,21 @@ LOGPROBS = Tolerance(rtol=1e-5, atol=0.0, tiny=1e-5)
 # Relative distance from the border of top-p and min-p at which either side is right.
 FILTER_BORDER = 1e-4
 
-# Logits of whole models of tests/data against their references, by activation type; `scale` is their root mean square.
-# float32 is 1e-4 as the project asks, where 1e-6 is what transformers in float32 itself is from float64. For the 16-bit
-# types transformers' own distance from float32 on these models is at most 4e-3 and 3e-2 of the root mean square, with
-# single logits up to five times as far off.
+# Logits of whole models of tests/data against transformers in float32, by activation type; `scale` is their root mean
+# square. The project asks for 1e-4 in float32; sums in another order make 6e-6. In the 16-bit types transformers' own
+# logits are up to 2e-2 and 1.2e-1 of the root mean square off on these models.
 MODEL_LOGITS = {
-    "float32": Tolerance(rtol=1e-4, atol=1e-4),
-    "float16": Tolerance(rtol=0.0, atol=3e-2),
+    "float32": Tolerance(rtol=0.0, atol=5e-5),
+    "float16": Tolerance(rtol=0.0, atol=2.5e-2),
     "bfloat16": Tolerance(rtol=0.0, atol=2e-1),
 }
-# Norm of the difference over the norm of the reference: the same, without the allowance for single logits.
-MODEL_LOGITS_NORM = {"float32": 1e-4, "float16": 8e-3, "bfloat16": 6e-2}
+# The same as one number, norm of the difference over norm of the reference, where single logits cannot hide the rest:
+# transformers' own are 1e-6, 3.4e-3 and 2.7e-2.
+MODEL_LOGITS_NORM = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+
+# Mean KL divergence of the GPU's distributions from the CPU's: only the order of float32 sums differs, and with it the
+# last bit of some 16-bit activations.
+GPU_MEAN_KL = {"float16": 1e-4, "bfloat16": 2e-3}
 
 _SHOWN = 10  # mismatches in a message
 

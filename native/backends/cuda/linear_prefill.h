@@ -1,8 +1,8 @@
 // The linear layer for prompts: many rows of x, bound by arithmetic.
 //
 // Two kernels on tensor cores. Which one runs depends on the device, on the weight's shape and on the alignment of x,
-// never on the number of rows; within a kernel the sum over k is taken in ascending blocks whatever the tile, so the bits
-// of a row do not depend on the rows beside it.
+// never on the number of rows; within a kernel the sum over k is taken in ascending blocks whatever the tile, so the
+// bits of a row do not depend on the rows beside it.
 #pragma once
 
 #include "backends/cuda/linear.h"

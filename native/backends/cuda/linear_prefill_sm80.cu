@@ -1,13 +1,14 @@
 // y = x W^T + b for many rows by mma.sync m16n8k16, weights and x through a cp.async ring in shared memory.
 //
 //   x: T [rows, k]; weight: int8 or T [n_padded, k_padded] packed, scales f16 [groups, n_padded]
-// A block computes kTileOutputs x kTileTokens of y, a warp 32 x 64 of them: few warps side by side along the outputs'
-// tile convert the same weights (two), since a conversion costs about 1.2 instructions a weight.
+// A block computes kTileOutputs x kTileTokens of y. Its four warps stand side by side along the outputs, so that each
+// weight is converted once; all of them read all of x, which shared memory can keep up with.
 #include "backends/cuda/device/async_copy.cuh"
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/device/mma.cuh"
 #include "backends/cuda/linear_prefill.h"
+#include "backends/cuda/linear_prefill_output.cuh"
 #include "backends/cuda/linear_prefill_tile.cuh"
 
 namespace tinyllm {
@@ -16,12 +17,11 @@ namespace {
 
 constexpr int kTileOutputs = 128;
 constexpr int kTileTokens = 128;
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kStages = 3;
 constexpr int kWarpOutputs = 32;
-constexpr int kWarpTokens = 64;
 constexpr int kFragments = kWarpOutputs / 16;
-constexpr int kColumnTiles = kWarpTokens / 8;
+constexpr int kColumnTiles = kTileTokens / 8;
 constexpr int kXBytes = kTileTokens * kBlockInputs * 2;
 
 template <typename T, bool kQuantized>
@@ -61,7 +61,8 @@ __device__ void copy_stage(uint32_t stage, const PackedWeight& weight, const Inp
     constexpr int kRowBytes = WeightReader<T, kQuantized>::kRowBytes;
     constexpr int kRowChunks = kRowBytes / 16;
     const auto* data = static_cast<const uint8_t*>(weight.data);
-#pragma unroll
+    // Not unrolled: the addresses would take the registers that the sums need.
+#pragma unroll 1
     for (int i = 0; i < kTileOutputs * kRowChunks / kThreads; ++i) {
         const int index = threadIdx.x + i * kThreads, row = index / kRowChunks, chunk = index % kRowChunks;
         const int64_t source = int64_t{min(first_output + row, weight.n_padded - 1)} * (weight.k_padded / kBlockInputs);
@@ -69,7 +70,7 @@ __device__ void copy_stage(uint32_t stage, const PackedWeight& weight, const Inp
         copy_async_16(stage + row * kRowBytes + place * 16, data + (source + block) * kRowBytes + chunk * 16);
     }
     const uint32_t x_stage = stage + kWeightBytes<T, kQuantized>;
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < kTileTokens * 8 / kThreads; ++i) {
         const int index = threadIdx.x + i * kThreads, row = index / 8, chunk = index % 8;
         const T* source = static_cast<const T*>(in.data) + min(first_token + row, in.rows - 1) * in.row_stride;
@@ -80,13 +81,13 @@ __device__ void copy_stage(uint32_t stage, const PackedWeight& weight, const Inp
 
 // PRECOND: grid (ceil(rows / kTileTokens), ceil(n / kTileOutputs)), block kThreads, kStages * kStageBytes shared bytes.
 template <typename T, bool kQuantized>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     linear_prefill_sm80_kernel(PackedWeight weight, const float* bias, Input in, LinearOutput out) {
     extern __shared__ __align__(128) unsigned char shared[];
     wait_for_predecessor();
     release_successor();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int warp_output = warp % 4 * kWarpOutputs, warp_token = warp / 4 * kWarpTokens;
+    const int warp_output = warp * kWarpOutputs;
     const int32_t first_output = blockIdx.y * kTileOutputs;
     const int64_t first_token = int64_t{blockIdx.x} * kTileTokens;
     const int32_t blocks = weight.k_padded / kBlockInputs;
@@ -118,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
         commit_copies();
 
         const uint32_t tile = ring + stage * kStageBytes<T, kQuantized>;
-        const uint32_t x_row = tile + kWeightBytes<T, kQuantized> + (warp_token + lane % 8) * 128;
+        const uint32_t x_row = tile + kWeightBytes<T, kQuantized> + lane % 8 * 128;
         uint32_t a[kFragments][4][4];
 #pragma unroll
         for (int i = 0; i < kFragments; ++i) readers[i].fragments(tile, a[i]);
@@ -141,20 +142,18 @@ __global__ void __launch_bounds__(kThreads)
                 for (int step = 0; step < 2; ++step)
 #pragma unroll
                     for (int i = 0; i < kFragments; ++i)
-                        mma_m16n8k16<T>(reinterpret_cast<float(&)[4]>(sums[i][j * 4]), a[i][2 * half + step], b[2 * step],
-                                        b[2 * step + 1]);
+                        mma_m16n8k16<T>(reinterpret_cast<float (&)[4]>(sums[i][j * 4]), a[i][2 * half + step],
+                                        b[2 * step], b[2 * step + 1]);
             }
         }
         stage = stage + 1 == kStages ? 0 : stage + 1;
     }
 
-    // The ring is free now. Warps 0..3 have the first half of the tokens, 4..7 the second.
     wait_for_copies<0>();
-    __syncthreads();
+    __syncthreads();  // the ring is free now
     using Output = OutputStage<T, kTileOutputs>;
-    const int team = warp / 4;
-    Output output(reinterpret_cast<float*>(shared + team * Output::kBytes), team, out, bias, weight.n, first_output);
-    output.template write<kWarpTokens / Output::kTokens>(first_token + warp_token, in.rows, [&](int round) {
+    Output output(reinterpret_cast<float*>(shared), 0, out, bias, weight.n, first_output);
+    output.template write<kTileTokens / Output::kTokens>(first_token, in.rows, [&](int round) {
 #pragma unroll
         for (int i = 0; i < kFragments; ++i)
 #pragma unroll

@@ -5,8 +5,8 @@
 // tensor cores from shared memory, so a tile of y has kTileOutputs weight rows and kTokens tokens. A block is one
 // warpgroup that issues bulk tensor copies into a ring of stages and two that multiply, 64 weight rows each: while one
 // converts weights or rescales its sums, the tensor cores work for the other. The two blocks of a cluster take
-// neighbouring weight rows and the same tokens; each fetches half of the tokens for both. Clusters stay on their SMs and
-// take tile after tile, so the ring fills for the next tile while y is written.
+// neighbouring weight rows and the same tokens; each fetches half of the tokens for both. Clusters stay on their SMs
+// and take tile after tile, so the ring fills for the next tile while y is written.
 #include <algorithm>
 #include <type_traits>
 
@@ -16,6 +16,7 @@
 #include "backends/cuda/device/tensor_copy.cuh"
 #include "backends/cuda/device/wgmma.cuh"
 #include "backends/cuda/linear_prefill.h"
+#include "backends/cuda/linear_prefill_output.cuh"
 #include "backends/cuda/linear_prefill_tile.cuh"
 #include "backends/cuda/runtime/tensor_map.h"
 
@@ -39,8 +40,6 @@ constexpr int kConsumers = 2;  // warpgroups that multiply
 constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
 constexpr int kRingBytes = 200 * 1024;
 constexpr int kMaxStages = 8;
-// Tokens whose x stays in the L2 while all weights pass by.
-constexpr int kBandTokens = 2048;
 
 template <typename T, bool kQuantized, int kTokens>
 struct Stage {
@@ -67,8 +66,13 @@ struct RingPosition {
     }
 };
 
-// The order of the tiles: bands of kBandTokens tokens; in a band all weights in ascending order, for each the band's tokens.
+#if TL_HAS_WGMMA
+
+// The order of the tiles: bands of kBandTokens tokens; in a band all weights in ascending order, for each the band's
+// tokens.
 struct TileOrder {
+    static constexpr int kBandTokens = 2048;  // their x stays in the L2 while all weights pass by
+
     int32_t token_tiles, output_tiles, band_tiles;
 
     __device__ TileOrder(int64_t rows, int32_t n_padded, int tokens) {
@@ -86,8 +90,6 @@ struct TileOrder {
         token_tile = band * band_tiles + in_band % width;
     }
 };
-
-#if TL_HAS_WGMMA
 
 // Keeps the ring full: every block of inputs of every tile of this cluster.
 template <typename Stage>
@@ -116,8 +118,7 @@ __device__ void produce(const CUtensorMap& weight_map, const CUtensorMap& x_map,
 // One of the two warpgroups that multiply.
 template <typename T, bool kQuantized, int kTokens>
 __device__ void consume(const PackedWeight& weight, const float* bias, const TileOrder& order, int64_t rows,
-                        const LinearOutput& out, uint32_t ring, uint32_t full, uint32_t empty,
-                        float* output_stage) {
+                        const LinearOutput& out, uint32_t ring, uint32_t full, uint32_t empty, float* output_stage) {
     using Stage = Stage<T, kQuantized, kTokens>;
     const uint32_t rank = block_rank_in_cluster();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -179,7 +180,8 @@ __device__ void consume(const PackedWeight& weight, const float* bias, const Til
         output.template write<kTokens / Output::kTokens>(int64_t{token_tile} * kTokens, rows, [&](int round) {
 #pragma unroll
             for (int j = 0; j < Output::kTokens / 8; ++j)
-                output.put(warp % 4 * 16, j, sums + (round * Output::kTokens / 8 + j) * 4, scales.scale(0), scales.scale(1));
+                output.put(warp % 4 * 16, j, sums + (round * Output::kTokens / 8 + j) * 4, scales.scale(0),
+                           scales.scale(1));
         });
     }
 }
@@ -218,7 +220,8 @@ __global__ void __launch_bounds__(kThreads, 1) TL_CLUSTER_OF(kCluster)
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const int consumer = threadIdx.x / kWarpgroup - 1;
-        unsigned char* output_stage = shared + (output_stages - shared_address(shared)) + consumer * Stage::kOutputBytes;
+        unsigned char* output_stage =
+            shared + (output_stages - shared_address(shared)) + consumer * Stage::kOutputBytes;
         consume<T, kQuantized, kTokens>(weight, bias, order, rows, out, ring, full, empty,
                                         reinterpret_cast<float*>(output_stage));
     }
@@ -257,7 +260,8 @@ void launch(cudaStream_t cuda_stream, DType activation, const LinearWeight& weig
                       weight.bias, rows, out);
 }
 
-// The tile of tokens that needs the least time: rounds of tiles over the SMs, each as long as its tokens and a fixed part.
+// The tile of tokens that needs the least time: rounds of tiles over the SMs, each as long as its tokens and a fixed
+// part.
 int choose_tokens(int32_t n, int64_t rows) {
     constexpr int kFixedTokens = 70;
     int best = 0;

@@ -49,7 +49,8 @@ __device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
 
 // Copies the box of `map` at (column, row) to `target` and reports its bytes to `barrier`. What lies outside the tensor
 // arrives as zeros.
-__device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int32_t column, int32_t row, uint32_t barrier) {
+__device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int32_t column, int32_t row,
+                                uint32_t barrier) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
             target),
@@ -61,7 +62,8 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int32_t
 __device__ inline void copy_box_to_cluster(uint32_t target, const CUtensorMap& map, int32_t column, int32_t row,
                                            uint32_t barrier, uint16_t blocks) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, "
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, "
+        "{%2, "
         "%3}], [%4], %5;" ::"r"(target),
         "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
         : "memory");

@@ -2,8 +2,8 @@
 // from shared memory.
 //
 // The four warps of a warpgroup own 16 rows of A and D each; within them a lane holds of A what mma.cuh says of
-// m16n8k16, and d[4j .. 4j + 3] is the C of its column tile j. The instructions run asynchronously: between the first one
-// and wait_for_wgmma() nothing may touch d, and the compiler has to keep the registers of A as they are.
+// m16n8k16, and d[4j .. 4j + 3] is the C of its column tile j. The instructions run asynchronously: between the first
+// one and wait_for_wgmma() nothing may touch d, and the compiler has to keep the registers of A as they are.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -34,32 +34,33 @@ __device__ void wait_for_wgmma(float (&d)[kCount]) {
 }
 
 // Describes a tile of B: rows (columns of B) of 64 elements of 16 bits, 128 bytes each, with the 128-byte swizzle, at a
-// multiple of 1024 bytes. Adding 2 moves on by 16 elements. Fields as in the PTX manual, "matrix descriptor": address and
-// distance of 8-row groups in units of 16 bytes.
+// multiple of 1024 bytes. Adding 2 moves on by 16 elements. Fields as in the PTX manual, "matrix descriptor": address
+// and distance of 8-row groups in units of 16 bytes.
 __device__ inline uint64_t wgmma_tile(uint32_t address) {
     constexpr uint64_t kGroupBytes = 8 * 128, kSwizzle128 = 1;
     return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | (kGroupBytes >> 4) << 32 | kSwizzle128 << 62;
 }
 
-#define TL_WGMMA_SUMS_64 \
+#define TL_WGMMA_SUMS_64                                                     \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define TL_WGMMA_SUMS_128 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+#define TL_WGMMA_SUMS_128                                                              \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define TL_WGMMA_SUMS_256 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+#define TL_WGMMA_SUMS_256                                                                          \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                       \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "             \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "             \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "             \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
     "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
     "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define TL_SUMS_8(d, i) \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define TL_SUMS_8(d, i)                                                                                         \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+        "+f"(d[i + 7])
 #define TL_SUMS_32(d, i) TL_SUMS_8(d, i), TL_SUMS_8(d, i + 8), TL_SUMS_8(d, i + 16), TL_SUMS_8(d, i + 24)
 #define TL_OPERANDS_64(d) TL_SUMS_32(d, 0)
 #define TL_OPERANDS_128(d) TL_SUMS_32(d, 0), TL_SUMS_32(d, 32)
@@ -70,13 +71,13 @@ __device__ inline uint64_t wgmma_tile(uint32_t address) {
 #define TL_WGMMA_INPUTS_128 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
 #define TL_WGMMA_INPUTS_256 "{%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
 
-#define TL_DEFINE_WGMMA(T, NAME, N)                                                                                  \
-    template <>                                                                                                      \
-    __device__ inline void wgmma<T, N>(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) {                      \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" TL_WGMMA_SUMS_##N "}, "    \
-                     TL_WGMMA_INPUTS_##N                                                                             \
-                     : TL_OPERANDS_##N(d)                                                                            \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                          \
+#define TL_DEFINE_WGMMA(T, NAME, N)                                                                         \
+    template <>                                                                                             \
+    __device__ inline void wgmma<T, N>(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) {             \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" TL_WGMMA_SUMS_##N \
+                     "}, " TL_WGMMA_INPUTS_##N                                                              \
+                     : TL_OPERANDS_##N(d)                                                                   \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                 \
     }
 
 // d += a b: D [64, kColumns], A [64, 16], B [16, kColumns] of T (__half or __nv_bfloat16).
@@ -89,5 +90,18 @@ TL_DEFINE_WGMMA(__half, "f16", 256)
 TL_DEFINE_WGMMA(__nv_bfloat16, "bf16", 64)
 TL_DEFINE_WGMMA(__nv_bfloat16, "bf16", 128)
 TL_DEFINE_WGMMA(__nv_bfloat16, "bf16", 256)
+
+#undef TL_DEFINE_WGMMA
+#undef TL_WGMMA_INPUTS_64
+#undef TL_WGMMA_INPUTS_128
+#undef TL_WGMMA_INPUTS_256
+#undef TL_OPERANDS_64
+#undef TL_OPERANDS_128
+#undef TL_OPERANDS_256
+#undef TL_SUMS_8
+#undef TL_SUMS_32
+#undef TL_WGMMA_SUMS_64
+#undef TL_WGMMA_SUMS_128
+#undef TL_WGMMA_SUMS_256
 
 }  // namespace tinyllm

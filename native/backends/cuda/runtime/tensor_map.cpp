@@ -16,8 +16,8 @@ CUtensorMap make_tensor_map(const TensorBox& box) {
                CU_TENSOR_MAP_INTERLEAVE_NONE, box.swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
                CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS)
-        fail(TL_STATUS_CUDA, "cuTensorMapEncodeTiled refuses (error ", static_cast<int>(result), ") a matrix [", box.rows,
-             ", ", box.cols, "] with rows of ", box.row_bytes, " bytes");
+        fail(TL_STATUS_CUDA, "cuTensorMapEncodeTiled refuses (error ", static_cast<int>(result), ") a matrix [",
+             box.rows, ", ", box.cols, "] with rows of ", box.row_bytes, " bytes");
     return map;
 }
 

@@ -1,0 +1,53 @@
+"""Whole models on the GPU against the CPU backend, which the other tests hold to transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import require_gpu
+from oracle_sampling import log_softmax
+from reference import CASES, ReferenceCase
+from tolerances import GPU_MEAN_KL
+
+import tinyllm
+from tinyllm import KVCacheConfig
+
+TEXT = (
+    "The lighthouse keeper wrote down the weather every morning: wind from the west, 12 knots, visibility good. "
+    "def area(r):\n    return 3.14159 * r ** 2\n\nOn 17 March 1923 she stopped, and nobody ever learned why. "
+    "In cooking, as in chemistry, the order of steps matters more than most people think; salt added late does not "
+    "do what salt added early does. Q: What is the boiling point of water at sea level? A: 100 degrees Celsius. "
+)
+
+
+@pytest.fixture(autouse=True)
+def gpu(request: pytest.FixtureRequest) -> None:
+    require_gpu(request.config)
+
+
+def mean_kl(path: Path, token_ids: list[int], **options: object) -> float:
+    """Mean KL divergence of the GPU's next-token distributions from the CPU's."""
+    cache = KVCacheConfig(max_batch_size=1, max_seq_len=max(64, len(token_ids)))
+    logits = []
+    for device in ("cpu", "cuda"):
+        with tinyllm.load(path, device=device, kv_cache=cache, **options) as model:
+            logits.append(model.logits(token_ids))
+    cpu, cuda = (np.apply_along_axis(log_softmax, 1, rows) for rows in logits)
+    return float((np.exp(cpu) * (cpu - cuda)).sum(axis=-1).mean())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_cuda_logits_of_small_models(case: ReferenceCase, dtype: str) -> None:
+    token_ids = case.load().token_ids.tolist()
+    assert mean_kl(case.path, token_ids, dtype=dtype) <= GPU_MEAN_KL[dtype]
+
+
+@pytest.mark.parametrize("quantization", ["w8a16", "none"])
+def test_cuda_logits_of_the_real_model(smollm2_gguf: Path, quantization: str) -> None:
+    with tinyllm.load(smollm2_gguf, device="cpu") as model:
+        token_ids = model.tokenizer.encode(TEXT * 2)
+    assert len(token_ids) > 200
+    assert mean_kl(smollm2_gguf, token_ids, quantization=quantization) <= GPU_MEAN_KL["float16"]
