@@ -113,8 +113,8 @@ def comparison_rows(record: dict[str, Any]) -> list[str]:
     if long and short:
         ratio = long["share_of_read_bandwidth"] / short["share_of_read_bandwidth"]
         rows.append(
-            f"- 7B decode at 16k tokens of context: {long['tok_per_s']:,.0f} tok/s, {ratio:.0%} of what its bytes allow at "
-            "the short-context efficiency"
+            f"- 7B decode at 16k tokens of context: {long['tok_per_s']:,.0f} tok/s, {ratio:.0%} of what its bytes "
+            "allow at the short-context efficiency"
         )
     return rows
 
@@ -141,7 +141,8 @@ def page(record: dict[str, Any]) -> str:
         "## Speed",
         "",
         f"Ceilings of the first run: read {ceilings.get('read_bandwidth_gbps', 0):,.0f} GB/s, "
-        f"matrix {ceilings.get('matrix_rate_tflops', 0):,.0f} TFLOP/s. Medians; made-up weights; W8A16, group 128, float16.",
+        f"matrix {ceilings.get('matrix_rate_tflops', 0):,.0f} TFLOP/s. "
+        "Medians; made-up weights; W8A16, group 128, float16.",
         "",
         *speed_rows(record),
         "",

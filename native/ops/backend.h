@@ -79,6 +79,8 @@ public:
 
     // Runs `body`, which enqueues one step. A backend that can captures it once a key and replays it.
     virtual void run_step(const StepKey& key, const std::function<void()>& body) = 0;
+    // Device memory that the steps captured so far take, by the driver's count of free bytes. In no plan and no tracker.
+    virtual uint64_t captured_bytes() const { return 0; }
 };
 
 }  // namespace tinyllm

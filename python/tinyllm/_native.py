@@ -217,8 +217,8 @@ def library() -> ctypes.CDLL:
         lib = ctypes.CDLL(str(path))
     except OSError as error:
         raise TinyllmError(
-            f"the native library {path} could not be loaded ({error}); install the package with 'pip install .', or set "
-            "TINYLLM_LIBRARY to a built libtinyllm.so"
+            f"the native library {path} could not be loaded ({error}); install the package with 'pip install .', or "
+            "set TINYLLM_LIBRARY to a built libtinyllm.so"
         ) from error
     lib.tl_abi_version.restype = c_int32
     if lib.tl_abi_version() != ABI_VERSION:

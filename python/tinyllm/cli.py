@@ -1,4 +1,4 @@
-"""The command `tinyllm`: demo, generate, chat, info, plan, devices."""
+"""The command `tinyllm`: demo, generate, chat, info, plan, bench, devices."""
 
 from __future__ import annotations
 

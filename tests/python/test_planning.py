@@ -15,6 +15,7 @@ import tinyllm
 from reference import CASES, DATA, ReferenceCase
 from tinyllm import KVCacheConfig, ModelConfig, QuantizationType
 from tinyllm.commands.plan import parse_size
+from tinyllm.planning import auto_kv_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 MB, GB = 1 << 20, 1 << 30
@@ -95,6 +96,23 @@ def test_fits_and_its_inverses_agree() -> None:
     assert plan_7b(batch, 512).fits(12 * GB)
     assert not plan_7b(batch + 1, 512).fits(12 * GB)
     assert planned.max_seq_len(GB) == planned.max_batch(GB) == 0
+
+
+def test_an_automatic_cache_fills_the_fraction(device: str) -> None:
+    with tinyllm.load(DATA / "smollm2", device, kv_cache="auto", memory_fraction=0.05) as model:
+        trained = model.config.max_seq_len
+        assert (model.kv_cache.max_seq_len, model.kv_cache.max_batch_size) == (trained, 64)
+    planned = plan_7b()
+    config = auto_kv_cache(LLAMA2_7B, "cpu", 8 * GB)
+    assert config.max_batch_size == 1
+    assert plan_7b(1, config.max_seq_len).total <= 8 * GB < plan_7b(1, config.max_seq_len + 64).total
+    config = auto_kv_cache(LLAMA2_7B, "cpu", 20 * GB)
+    assert config.max_seq_len == LLAMA2_7B.max_seq_len
+    assert plan_7b(config.max_batch_size, 4096).total <= 20 * GB < plan_7b(config.max_batch_size + 1, 4096).total
+    with pytest.raises(tinyllm.OutOfMemoryError, match="weights"):
+        auto_kv_cache(LLAMA2_7B, "cpu", planned.components["weights"])
+    with pytest.raises(ValueError, match="memory_fraction"):
+        tinyllm.load(DATA / "smollm2", device, kv_cache="auto", memory_fraction=1.5)
 
 
 def test_a_cuda_plan_needs_no_gpu() -> None:

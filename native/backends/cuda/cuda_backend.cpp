@@ -146,6 +146,8 @@ public:
             body();
     }
 
+    uint64_t captured_bytes() const override { return graphs_.device_bytes(); }
+
     void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override {
         const DeviceScope scope(device_);
         embed_cuda(cuda_stream_.get(), batch, table, seen, hidden);

@@ -13,9 +13,6 @@ namespace tinyllm {
 
 namespace {
 
-// norm.cu sums a row of up to this many elements in the order in which load_input() does.
-constexpr int32_t kMaxFusedNorm = 8192;
-
 int32_t log2_of(int32_t value) {
     int32_t log = 0;
     while ((1 << log) < value) ++log;
@@ -46,28 +43,16 @@ DecodeWeight describe(const LinearWeight& weight) {
     return result;
 }
 
-DecodeMaps make_maps(const DecodeWeight& weight, bool quantized) {
-    DecodeMaps maps = {};
-    if (!device_traits().programmatic_launch) return maps;  // code for less than 9.0 uses none
-    const int64_t n_padded = int64_t{weight.num_tiles} * kTileRows;
-    maps.data = make_tensor_map(
-        {.data = weight.data,
-         .type = quantized ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
-         .rows = n_padded,
-         .cols = weight.k_padded,
-         .row_bytes = int64_t{weight.k_padded} * (quantized ? 1 : 2),
-         .box_rows = kTileRows,
-         .box_cols = quantized ? 128 : 64,
-         .swizzled = true});
-    if (quantized)
-        maps.scales = make_tensor_map({.data = weight.scales,
-                                       .type = CU_TENSOR_MAP_DATA_TYPE_UINT16,
-                                       .rows = weight.groups,
-                                       .cols = n_padded,
-                                       .row_bytes = n_padded * 2,
-                                       .box_rows = weight.groups_per_unit,
-                                       .box_cols = kTileRows});
-    return maps;
+CUtensorMap make_map(const DecodeWeight& weight, bool quantized) {
+    if (!device_traits().programmatic_launch) return {};  // code for less than 9.0 does not use it
+    return make_tensor_map({.data = weight.data,
+                            .type = quantized ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                            .rows = int64_t{weight.num_tiles} * kTileRows,
+                            .cols = weight.k_padded,
+                            .row_bytes = int64_t{weight.k_padded} * (quantized ? 1 : 2),
+                            .box_rows = kTileRows,
+                            .box_cols = quantized ? 128 : 64,
+                            .swizzled = true});
 }
 
 }  // namespace
@@ -78,7 +63,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
     if (rows == 0) return;
     const bool quantized = weight.quantization == QuantizationType::W8A16;
     const DecodeWeight packed = describe(weight);
-    const DecodeMaps maps = make_maps(packed, quantized);
+    const CUtensorMap map = make_map(packed, quantized);
     DecodeInput input = {};
     input.x = x;
     input.row_stride = x_row_stride;
@@ -86,7 +71,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
     input.aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0 && x_row_stride % 8 == 0 && weight.k % 8 == 0;
     if (norm.norm.weight != nullptr) {
         TL_CHECK(x_row_stride == weight.k);
-        if (input.aligned && weight.k <= kMaxFusedNorm && fits_few(packed, quantized, rows, true)) {
+        if (input.aligned && fits_few(packed, quantized, rows, true)) {
             input.norm = norm.norm.weight;
             input.norm_eps = norm.norm.eps;
             input.row_index = norm.row_index;
@@ -97,7 +82,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
         }
     }
     if (fits_few(packed, quantized, rows, input.norm != nullptr))
-        return linear_decode_few(cuda_stream, activation, packed, maps, quantized, input, out);
+        return linear_decode_few(cuda_stream, activation, packed, map, quantized, input, out);
     TL_CHECK(linear_decode_scratch_bytes(weight.n, weight.k, rows) <= scratch.bytes);
 
     const int64_t block_rows = max_many_rows(quantized);
@@ -105,7 +90,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
     LinearOutput block_out = out;
     for (int64_t first = 0; first < rows; first += block_rows) {
         input.rows = static_cast<int32_t>(std::min(block_rows, rows - first));
-        linear_decode_many(cuda_stream, activation, packed, maps, quantized, input, static_cast<float*>(scratch.data),
+        linear_decode_many(cuda_stream, activation, packed, map, quantized, input, static_cast<float*>(scratch.data),
                            block_out);
         input.x = static_cast<const char*>(input.x) + block_rows * input.row_stride * 2;
         block_out.data = static_cast<char*>(block_out.data) + block_rows * out.row_stride * out_element;

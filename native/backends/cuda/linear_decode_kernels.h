@@ -14,14 +14,14 @@ constexpr int kManyRows = 64;
 bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool normed);
 
 // Up to kFewRows rows.
-void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const DecodeMaps& maps,
+void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
                        bool quantized, const DecodeInput& input, const LinearOutput& out);
 
 // Rows that linear_decode_many takes at a time on this device: kManyRows, or half where shared memory is small.
 int64_t max_many_rows(bool quantized);
 
 // Up to max_many_rows() rows, no norm. partial: float [weight.chunks, rows, n_padded] where weight.chunks > 1.
-void linear_decode_many(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const DecodeMaps& maps,
+void linear_decode_many(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
                         bool quantized, const DecodeInput& input, float* partial, const LinearOutput& out);
 
 }  // namespace tinyllm

@@ -39,12 +39,6 @@ struct DecodeWeight {
 #endif
 };
 
-// The same for the copy engine: boxes of 16 rows x 128 bytes, and of groups_per_unit groups x 16 scales.
-struct DecodeMaps {
-    CUtensorMap data;
-    CUtensorMap scales;
-};
-
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr bool kHasCopyEngine = true;
 #else
@@ -60,27 +54,31 @@ public:
     static constexpr int kBoxes = kQuantized ? 1 : 2;  // of 128 bytes a row
     static constexpr int kBoxBytes = kTileRows * 128;
     static constexpr int kDataBytes = kBoxes * kBoxBytes;
-    static constexpr int kScaleBytes = kQuantized ? 4 * kTileRows * 2 : 0;
-    static constexpr int kSlotBytes = kDataBytes + kScaleBytes + 8;  // and the barrier
+    static constexpr int kGroupBytes = kTileRows * 2;  // scales of a group
     static constexpr int kWords = kQuantized ? 4 : 8;  // of a lane, row and 64-block
 
-    // Ring `ring` of num_rings, with num_slots slots, `depth` of which are requested ahead at a time. `shared`:
-    // kRingAlign-aligned, num_rings * num_slots * kSlotBytes bytes: all data, then all scales, then all barriers.
-    __device__ WeightRing(const DecodeWeight& weight, const DecodeMaps& maps, unsigned char* shared, int ring,
-                          int num_rings, int num_slots, int depth)
-        : weight_(weight), maps_(maps), depth_(depth) {
+    // Of a slot: data, scales and the barrier.
+    static __host__ __device__ int32_t slot_bytes(const DecodeWeight& weight) {
+        return kDataBytes + scale_bytes(weight) + 8;
+    }
+
+    // Slots first .. first + count - 1 of the `slots` that lie in `shared` (kRingAlign-aligned): all data, then all
+    // scales, then all barriers. `map` describes the weight in boxes of 16 rows x 128 bytes to the copy engine. Where
+    // `owner`, the warp makes the barriers of its slots.
+    __device__ WeightRing(const DecodeWeight& weight, const CUtensorMap& map, unsigned char* shared, int slots, int first,
+                          int count, bool owner)
+        : weight_(weight), map_(map) {
         const int lane = threadIdx.x % kWarpSize;
         const int g = lane / 4, t = lane % 4, row = 2 * row_pair(g);
-        const int slots = num_rings * num_slots, first = ring * num_slots;
         data_ = shared_address(shared) + first * kDataBytes;
-        scales_ = shared_address(shared) + slots * kDataBytes + first * kScaleBytes;
-        barriers_ = shared_address(shared) + slots * (kDataBytes + kScaleBytes) + first * 8;
+        scales_ = shared_address(shared) + slots * kDataBytes + first * scale_bytes(weight);
+        barriers_ = shared_address(shared) + slots * (kDataBytes + scale_bytes(weight)) + first * 8;
         // Chunk of block 0 in row `row`; in row + 1 it is this ^ 1, in block 1 (int8) ^ 4.
         const int chunk = (t * kBoxes) ^ (row % 8);
         read_ = row * 128 + chunk * 16;
         next_row_ = (chunk ^ 1) * 16 - chunk * 16 + 128;
-        if (kHasCopyEngine && lane == 0) {
-            for (int slot = 0; slot < num_slots; ++slot) init_barrier(barriers_ + slot * 8, 1);
+        if (kHasCopyEngine && owner && lane == 0) {
+            for (int slot = 0; slot < count; ++slot) init_barrier(barriers_ + slot * 8, 1);
             publish_barriers();
         }
         __syncwarp();
@@ -92,16 +90,20 @@ public:
     // Requests a unit of a tile into a slot that no lane reads any more.
     __device__ void request(int slot, int32_t tile, int32_t unit) const {
         const int32_t group = static_cast<int32_t>(int64_t{unit} * kUnit >> weight_.group_shift);
-        const uint32_t data = data_ + slot * kDataBytes, scales = scales_ + slot * kScaleBytes;
+        const uint32_t data = data_ + slot * kDataBytes, scales = scales_ + slot * scale_bytes(weight_);
         const int lane = threadIdx.x % kWarpSize;
         if constexpr (kHasCopyEngine) {
             if (lane != 0) return;
             const uint32_t barrier = barriers_ + slot * 8;
-            arrive_expecting(barrier, kDataBytes + (kQuantized ? weight_.groups_per_unit * kTileRows * 2 : 0));
+            const int32_t groups = kQuantized ? min(weight_.groups_per_unit, weight_.groups - group) : 0;
+            arrive_expecting(barrier, kDataBytes + groups * kGroupBytes);
 #pragma unroll
             for (int box = 0; box < kBoxes; ++box)
-                copy_box(data + box * kBoxBytes, maps_.data, unit * kUnit + box * 64, tile * kTileRows, barrier);
-            if (kQuantized) copy_box(scales, maps_.scales, tile * kTileRows, group, barrier);
+                copy_box(data + box * kBoxBytes, map_, unit * kUnit + box * 64, tile * kTileRows, barrier);
+            for (int32_t i = 0; i < groups; ++i)
+                copy_bytes(scales + i * kGroupBytes,
+                           weight_.scales + (int64_t{group + i} * weight_.num_tiles + tile) * kTileRows, kGroupBytes,
+                           barrier);
         } else {
             const int g = lane / 4, t = lane % 4;
             const int32_t row = tile * kTileRows + 2 * row_pair(g);
@@ -110,31 +112,26 @@ public:
 #pragma unroll
                 for (int piece = 0; piece < 2 * kBoxes; ++piece) {
                     const int32_t column = unit * kUnit + block * 64 + t * 16 + piece / 2 * 8;
-                    const int64_t at = int64_t{row + piece % 2} * weight_.k_padded + min(column, weight_.k_padded - 16);
+                    const int64_t at = int64_t{row + piece % 2} * weight_.k_padded + min(column, weight_.k_padded - 16 / kBoxes);
                     copy_async_16(data + address(block, piece % 2, piece / 2), weight_.data + at * kBoxes,
                                   column < weight_.k_padded ? 16 : 0);
                 }
             }
             if (kQuantized && t < weight_.groups_per_unit) {
-                const int32_t n_padded = weight_.num_tiles * kTileRows;
-                copy_async_4(scales + t * kTileRows * 2 + row_pair(g) * 4,
-                             weight_.scales + int64_t{min(group + t, weight_.groups - 1)} * n_padded + row);
+                const int64_t tiles_before = int64_t{min(group + t, weight_.groups - 1)} * weight_.num_tiles;
+                copy_async_4(scales + t * kGroupBytes + row_pair(g) * 4,
+                             weight_.scales + tiles_before * kTileRows + row);
             }
         }
     }
 
-    // Waits for the unit in a slot. `parity` counts the turns of the ring; before compute capability 9.0 all but the last
-    // depth - 1 groups of copies are waited for.
-    __device__ void wait(int slot, uint32_t parity) const {
+    // Waits for the unit in a slot. `parity` counts the turns of the ring. Before compute capability 9.0 all but the last
+    // `pending` groups of copies are waited for instead.
+    __device__ void wait(int slot, uint32_t parity, int pending) const {
         if constexpr (kHasCopyEngine) {
             wait_for_phase(barriers_ + slot * 8, parity);
         } else {
-            if (depth_ == 4)
-                wait_for_copies<3>();
-            else if (depth_ == 3)
-                wait_for_copies<2>();
-            else
-                wait_for_copies<1>();
+            wait_for_copies(pending);
             __syncwarp();  // scales come by way of other lanes
         }
     }
@@ -149,13 +146,13 @@ public:
         }
     }
 
-    // Scales of the lane's two rows in group `group` of the unit.
+    // Scales of the lane's two rows in group `group` of the unit, which must exist.
     __device__ __half2 scales(int slot, int group) const {
         const int g = threadIdx.x % kWarpSize / 4;
         uint32_t word;
         asm volatile("ld.shared.b32 %0, [%1];"
                      : "=r"(word)
-                     : "r"(scales_ + slot * kScaleBytes + group * kTileRows * 2 + row_pair(g) * 4)
+                     : "r"(scales_ + slot * scale_bytes(weight_) + group * kGroupBytes + row_pair(g) * 4)
                      : "memory");
         return *reinterpret_cast<const __half2*>(&word);
     }
@@ -181,6 +178,10 @@ private:
         return (at ^ (piece * 16)) + block * kBoxBytes;
     }
 
+    static __host__ __device__ int32_t scale_bytes(const DecodeWeight& weight) {
+        return kQuantized ? weight.groups_per_unit * kGroupBytes : 0;
+    }
+
     static __device__ void load_shared(uint32_t address, uint32_t* words) {
         asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
@@ -189,8 +190,7 @@ private:
     }
 
     const DecodeWeight& weight_;
-    const DecodeMaps& maps_;
-    int depth_;
+    const CUtensorMap& map_;
     uint32_t data_, scales_, barriers_;
     uint32_t read_;      // address() of block 0, row 0, piece 0
     int32_t next_row_;  // from there to row 1

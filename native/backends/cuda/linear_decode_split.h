@@ -14,7 +14,8 @@ namespace tinyllm {
 
 constexpr int32_t kUnit = 128;     // inputs of a unit
 constexpr int32_t kTileRows = 16;  // weight rows of a tile: one tensor core fragment
-constexpr int32_t kSlices = 8;
+constexpr int32_t kSlices = 16;
+constexpr int32_t kMaxChunks = 8;
 
 // First unit of a slice; slice_begin(units, kSlices) == units.
 TL_HOST_DEVICE constexpr int32_t slice_begin(int32_t units, int32_t slice) {
@@ -29,7 +30,7 @@ inline int32_t decode_chunks(int32_t n, int32_t k) {
     const double row_blocks = static_cast<double>((n + 255) / 256);
     int32_t best = 1;
     double best_cost = 0;
-    for (int32_t chunks = 1; chunks <= kSlices; chunks *= 2) {
+    for (int32_t chunks = 1; chunks <= kMaxChunks; chunks *= 2) {
         // Rounds of blocks, in units of reading kBlockRows whole rows; the partial sums of 32 rows, half as dear a byte
         // as weights because they stay in the L2 cache.
         const double blocks = row_blocks * chunks;

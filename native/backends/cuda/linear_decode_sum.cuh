@@ -36,28 +36,32 @@ struct TileSum {
     }
 };
 
-// Adds the unit in slots `slot` .. of kTiles tiles. `first_of_slice`: the sums are still empty. x_address(j, chunk) is the
-// shared address of 16-byte chunk `chunk` (8 inputs of the unit) of the lane's row of x in column tile j: the lane gives
-// row lane % 8 and chunk + lane / 8 to load_matrices().
-template <typename T, bool kQuantized, int kTiles, int kColumnTiles, typename Address>
+// Adds the unit in slot `slot` of kTiles tiles; those of the next tile lie tile_slots further. `first_of_slice`: the sums
+// are still empty. x_address(j, chunk) is the shared address of 16-byte chunk `chunk` (8 inputs of the unit) of the
+// lane's row of x in column tile j: the lane gives row lane % 8 and chunk + lane / 8 to load_matrices(). kManyGroups:
+// the unit has several groups; without, its whole body is free of branches, so that conversions fill the gaps between mma.
+template <bool kManyGroups, typename T, bool kQuantized, int kTiles, int kColumnTiles, typename Address>
 __device__ void add_unit(TileSum<kColumnTiles> (&sums)[kTiles], const WeightRing<T, kQuantized>& ring, int slot,
-                         const DecodeWeight& weight, int32_t unit, bool first_of_slice, Address&& x_address) {
+                         int tile_slots, const DecodeWeight& weight, int32_t unit, bool first_of_slice,
+                         Address&& x_address) {
     using Ring = WeightRing<T, kQuantized>;
+    const auto change_scales = [&](int group) {
+#pragma unroll
+        for (int m = 0; m < kTiles; ++m) sums[m].change_scale(ring.scales(slot + m * tile_slots, group));
+    };
+    if (kQuantized && !kManyGroups && (first_of_slice || (unit * kUnit & ((1 << weight.group_shift) - 1)) == 0))
+        change_scales(0);
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
         uint32_t words[kTiles][2][Ring::kWords];
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m) ring.read(slot + m, block, words[m]);
+        for (int m = 0; m < kTiles; ++m) ring.read(slot + m * tile_slots, block, words[m]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            // 32 inputs: the shortest group.
-            const int part = 2 * block + half;
-            const bool starts_group = part == 0 ? first_of_slice || (unit * kUnit & ((1 << weight.group_shift) - 1)) == 0
-                                                : part * weight.groups_per_unit % 4 == 0;
-            if (kQuantized && starts_group) {
-#pragma unroll
-                for (int m = 0; m < kTiles; ++m)
-                    sums[m].change_scale(ring.scales(slot + m, part * weight.groups_per_unit / 4));
+            const int part = 2 * block + half;  // 32 inputs: the shortest group
+            if (kManyGroups && part * weight.groups_per_unit % 4 == 0) {
+                const int group = part * weight.groups_per_unit / 4;
+                if (unit * weight.groups_per_unit + group < weight.groups) change_scales(group);
             }
             uint32_t a[kTiles][2][4];
 #pragma unroll
@@ -70,9 +74,10 @@ __device__ void add_unit(TileSum<kColumnTiles> (&sums)[kTiles], const WeightRing
                 uint32_t b[4];
                 load_matrices(b, x_address(j, 4 * part));
 #pragma unroll
-                for (int m = 0; m < kTiles; ++m) {
-                    mma_m16n8k16<T>(sums[m].c[j], a[m][0], b[0], b[1]);
-                    mma_m16n8k16<T>(sums[m].c[j], a[m][1], b[2], b[3]);
+                for (int step = 0; step < 2; ++step) {
+#pragma unroll
+                    for (int m = 0; m < kTiles; ++m)
+                        mma_m16n8k16<T>(sums[m].c[j], a[m][step], b[2 * step], b[2 * step + 1]);
                 }
             }
         }

@@ -36,48 +36,55 @@ struct Input {
     bool aligned;  // has_aligned_rows()
 };
 
-// Requests the 16-byte chunk of eight inputs from `col` on into shared memory; inputs beyond k become zero.
-template <typename T>
-__device__ void copy_x_chunk(uint32_t target, const T* row, int32_t col, int32_t k, bool aligned) {
-    const int valid = max(0, min(8, k - col));
-    if (aligned) {
-        copy_async_16(target, valid > 0 ? row + col : row, valid * 2);
-        return;
-    }
-    Vector<T, 8> chunk = {};
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-        if (i < valid) chunk.element[i] = row[col + i];
-    const uint4 words = reinterpret_cast<const uint4&>(chunk);
-    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(target), "r"(words.x), "r"(words.y), "r"(words.z),
-                 "r"(words.w)
-                 : "memory");
-}
+// One thread's share of copying a tile of kRows rows of kChunks x 16 bytes into shared memory, block after block of
+// inputs. Rows beyond the matrix are left alone: they only reach results that are not written. Swizzled: chunk c of row
+// r lies at chunk c ^ (r % 8).
+template <int kRows, int kChunks, bool kSwizzled>
+class TileCopy {
+public:
+    static constexpr int kRowStep = kThreads / kChunks;
+    static constexpr int kSteps = kRows / kRowStep;
 
-// Requests one block of inputs into a stage: the weights' tile, then x with chunk c of token r at c ^ (r % 8).
-template <typename T, bool kQuantized>
-__device__ void copy_stage(uint32_t stage, const PackedWeight& weight, const Input& in, int32_t first_output,
-                           int64_t first_token, int32_t block) {
-    constexpr int kRowBytes = WeightReader<T, kQuantized>::kRowBytes;
-    constexpr int kRowChunks = kRowBytes / 16;
-    const auto* data = static_cast<const uint8_t*>(weight.data);
-    // Not unrolled: the addresses would take the registers that the sums need.
-#pragma unroll 1
-    for (int i = 0; i < kTileOutputs * kRowChunks / kThreads; ++i) {
-        const int index = threadIdx.x + i * kThreads, row = index / kRowChunks, chunk = index % kRowChunks;
-        const int64_t source = int64_t{min(first_output + row, weight.n_padded - 1)} * (weight.k_padded / kBlockInputs);
-        const int place = kQuantized ? chunk : chunk ^ (row % 8);
-        copy_async_16(stage + row * kRowBytes + place * 16, data + (source + block) * kRowBytes + chunk * 16);
+    __device__ TileCopy(const void* data, int64_t row_bytes, int64_t first_row, int64_t rows) : row_bytes_(row_bytes) {
+        const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+        source_ = static_cast<const unsigned char*>(data) + (first_row + row) * row_bytes + chunk * 16;
+        target_ = (row * kChunks + (kSwizzled ? chunk ^ (row % 8) : chunk)) * 16;
+        rows_left_ = static_cast<int>(min(rows - first_row, int64_t{kRows})) - row;
     }
-    const uint32_t x_stage = stage + kWeightBytes<T, kQuantized>;
-#pragma unroll 1
-    for (int i = 0; i < kTileTokens * 8 / kThreads; ++i) {
-        const int index = threadIdx.x + i * kThreads, row = index / 8, chunk = index % 8;
-        const T* source = static_cast<const T*>(in.data) + min(first_token + row, in.rows - 1) * in.row_stride;
-        copy_x_chunk(x_stage + row * 128 + (chunk ^ (row % 8)) * 16, source, block * kBlockInputs + chunk * 8, weight.k,
-                     in.aligned);
+
+    // Of block `block` to the tile at `tile`; of each row's chunk only the first `valid` bytes, then zeros.
+    __device__ void request(uint32_t tile, int32_t block, int valid) const {
+        const unsigned char* source = source_ + int64_t{block} * (kChunks * 16);
+#pragma unroll 2  // not more: the sums need the registers
+        for (int i = 0; i < kSteps; ++i) {
+            if (i * kRowStep < rows_left_)
+                copy_async_16(tile + target_ + i * kRowStep * kChunks * 16, source + i * kRowStep * row_bytes_, valid);
+        }
     }
-}
+
+    // The same for rows that are not aligned to 16 bytes.
+    __device__ void copy_elements(uint32_t tile, int32_t block, int valid) const {
+        const unsigned char* source = source_ + int64_t{block} * (kChunks * 16);
+#pragma unroll 1
+        for (int i = 0; i < kSteps; ++i) {
+            if (i * kRowStep >= rows_left_) return;
+            const auto* elements = reinterpret_cast<const uint16_t*>(source + i * kRowStep * row_bytes_);
+            uint32_t words[4] = {};
+#pragma unroll
+            for (int e = 0; e < 8; ++e)
+                if (2 * e < valid) words[e / 2] |= uint32_t{elements[e]} << (e % 2 * 16);
+            asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(tile + target_ + i * kRowStep * kChunks * 16),
+                         "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                         : "memory");
+        }
+    }
+
+private:
+    const unsigned char* source_;
+    int64_t row_bytes_;
+    uint32_t target_;
+    int rows_left_;
+};
 
 // PRECOND: grid (ceil(rows / kTileTokens), ceil(n / kTileOutputs)), block kThreads, kStages * kStageBytes shared bytes.
 template <typename T, bool kQuantized>
@@ -100,11 +107,24 @@ __global__ void __launch_bounds__(kThreads, 2)
     };
     WeightReader<T, kQuantized> readers[kFragments] = {{warp_output, lane}, {warp_output + 16, lane}};
 
+    constexpr int kWeightChunks = WeightReader<T, kQuantized>::kRowBytes / 16;
+    const TileCopy<kTileOutputs, kWeightChunks, !kQuantized> weight_copy(
+        weight.data, int64_t{blocks} * kWeightChunks * 16, first_output, weight.n_padded);
+    const TileCopy<kTileTokens, 8, true> x_copy(in.data, in.row_stride * 2, first_token, in.rows);
+    // Requests one block of inputs into a stage: the tile of weights, then that of x, zeros from input k on.
+    const auto request = [&](int stage, int32_t block) {
+        const uint32_t target = ring + stage * kStageBytes<T, kQuantized>;
+        weight_copy.request(target, block, 16);
+        const int valid = max(0, min(8, weight.k - block * kBlockInputs - static_cast<int>(threadIdx.x) % 8 * 8)) * 2;
+        if (in.aligned)
+            x_copy.request(target + kWeightBytes<T, kQuantized>, block, valid);
+        else
+            x_copy.copy_elements(target + kWeightBytes<T, kQuantized>, block, valid);
+    };
+
 #pragma unroll
     for (int stage = 0; stage < kStages - 1; ++stage) {
-        if (stage < blocks)
-            copy_stage<T, kQuantized>(ring + stage * kStageBytes<T, kQuantized>, weight, in, first_output, first_token,
-                                      stage);
+        if (stage < blocks) request(stage, stage);
         commit_copies();
     }
     int stage = 0;
@@ -112,10 +132,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         wait_for_copies<kStages - 2>();
         __syncthreads();  // also: everybody has read the stage that is filled next
         const int32_t next = block + kStages - 1;
-        const int next_stage = stage == 0 ? kStages - 1 : stage - 1;
-        if (next < blocks)
-            copy_stage<T, kQuantized>(ring + next_stage * kStageBytes<T, kQuantized>, weight, in, first_output,
-                                      first_token, next);
+        if (next < blocks) request(stage == 0 ? kStages - 1 : stage - 1, next);
         commit_copies();
 
         const uint32_t tile = ring + stage * kStageBytes<T, kQuantized>;

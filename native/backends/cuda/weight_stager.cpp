@@ -13,8 +13,8 @@ namespace tinyllm {
 
 namespace {
 
-// Measured on an H200 machine with 16 cores, 90 MB tensors of f16: slabs of 4 / 8 / 16 MB load 27 / 36 / 39 GB/s where the
-// link alone moves 43 / 51 / 52. More than 8 MB gains little and delays the small tensors of small models.
+// Measured on an H200 machine with 16 cores, 90 MB tensors of f16: slabs of 4 / 8 / 16 MB load 27 / 36 / 39 GB/s where
+// the link alone moves 43 / 51 / 52. More than 8 MB gains little and delays the small tensors of small models.
 constexpr size_t kSlabBytes = size_t{8} << 20;
 constexpr int kSlots = 3;  // one for each stage
 constexpr int64_t kCopyGrain = int64_t{64} << 10;

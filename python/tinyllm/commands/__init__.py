@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import chat, demo, devices, generate, info, plan
+from . import bench, chat, demo, devices, generate, info, plan
 
-_COMMANDS = (demo, generate, chat, info, plan, devices)
+_COMMANDS = (demo, generate, chat, info, plan, bench, devices)
 
 
 def add_commands(subparsers: Any) -> None:

@@ -15,8 +15,8 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="fetch SmolLM2-135M-Instruct (98 MB, once) and stream an answer",
-        description="Fetches SmolLM2-135M-Instruct (98 MB, once, into TINYLLM_CACHE or ~/.cache/tinyllm) and streams an "
-        "answer, then tokens per second and memory.",
+        description="Fetches SmolLM2-135M-Instruct (98 MB, once, into TINYLLM_CACHE or ~/.cache/tinyllm) and streams "
+        "an answer, then tokens per second and memory.",
     )
     parser.add_argument("prompt", nargs="?", default=demo.PROMPT, help="default: %(default)r")
     add_model_options(parser)

@@ -11,8 +11,7 @@ from ..checkpoints import count_parameters, open_checkpoint
 from ..config import KVCacheConfig
 from ..devices import resolve_device
 from ..memory import format_bytes
-from ..model import default_kv_cache, engine_config
-from ..planning import make_plan
+from ..planning import default_kv_cache, engine_config, make_plan
 from .options import MODEL_HELP, add_model_options
 
 

@@ -35,4 +35,14 @@ __device__ inline void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// The same with a number that is known at run time, 0..3.
+__device__ inline void wait_for_copies(int pending) {
+    switch (pending) {
+        case 0: return wait_for_copies<0>();
+        case 1: return wait_for_copies<1>();
+        case 2: return wait_for_copies<2>();
+        default: return wait_for_copies<3>();
+    }
+}
+
 }  // namespace tinyllm

@@ -23,8 +23,8 @@ struct LaunchShape {
 template <typename... Parameters, typename... Arguments>
 void launch_overlapped(const char* call, void (*kernel)(Parameters...), const LaunchShape& shape,
                        cudaStream_t cuda_stream, Arguments... arguments) {
-    // One split of L1 and shared memory for all kernels: an SM changes it only when it is empty, so kernels that ask for
-    // different splits do not overlap.
+    // One split of L1 and shared memory for all kernels: an SM changes it only when it is empty, so kernels that ask
+    // for different splits do not overlap.
     cudaLaunchAttribute attributes[2] = {};
     attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
     attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;

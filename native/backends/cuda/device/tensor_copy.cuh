@@ -58,7 +58,15 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int32_t
         : "memory");
 }
 
-// As above, to the same place in every block whose bit in `blocks` is set, reporting to each one's own barrier.
+// Copies `bytes` contiguous bytes (a multiple of 16, both sides 16-byte aligned) and reports them to `barrier`.
+__device__ inline void copy_bytes(uint32_t target, const void* source, uint32_t bytes, uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+        "l"(source), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+// As copy_box, to the same place in every block whose bit in `blocks` is set, reporting to each one's own barrier.
 __device__ inline void copy_box_to_cluster(uint32_t target, const CUtensorMap& map, int32_t column, int32_t row,
                                            uint32_t barrier, uint16_t blocks) {
     asm volatile(

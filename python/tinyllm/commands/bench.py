@@ -1,0 +1,38 @@
+"""`tinyllm bench`: the installed tinyllm-bench."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .. import _native
+from ..errors import TinyllmError
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure speed (runs tinyllm-bench)",
+        description="Runs tinyllm-bench; all arguments go to it.",
+        add_help=False,
+        prefix_chars="\0",  # so that its flags are not taken for ours
+    )
+    parser.add_argument("arguments", nargs="*")
+    parser.set_defaults(run=run)
+
+
+def bench_path() -> Path:
+    """The program beside the library: in the installed package or in a build tree."""
+    library = _native.library_path()
+    candidates = (library.parent.parent / "bin" / "tinyllm-bench", library.parent / "tinyllm-bench")
+    for path in candidates:
+        if os.access(path, os.X_OK):
+            return path
+    raise TinyllmError(f"tinyllm-bench was not found at {' or '.join(map(str, candidates))}; reinstall tinyllm")
+
+
+def run(args: argparse.Namespace) -> int:
+    return subprocess.run([bench_path(), *args.arguments], check=False).returncode
