@@ -61,7 +61,7 @@ public:
     // Quantises (W8A16) or converts (NONE) a checkpoint tensor into the packed layout; `rows` says where its rows land.
     // W8A16: scale = absmax / 127 of the group rounded to f16, q = clamp(round_half_even(w / scale), -127, 127); an
     // all-zero group has scale 0. `tensor.data` may be reused on return. Returns the flat index of the first NaN or Inf (or of
-    // a value whose group scale overflows f16), -1 if none. `tracker` accounts for staging memory.
+    // a value whose group scale overflows f16 or, with NONE, that overflows the activation type), -1 if none. `tracker` accounts for staging memory.
     virtual int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
                                 const HostTensor& tensor) = 0;
     // Gives back what load_linear keeps from call to call (staging memory). The `tracker` of those calls must live until

@@ -85,7 +85,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
         return linear_decode_few(cuda_stream, activation, packed, map, quantized, input, out);
     TL_CHECK(linear_decode_scratch_bytes(weight.n, weight.k, rows) <= scratch.bytes);
 
-    const int64_t block_rows = max_many_rows(quantized);
+    const int64_t block_rows = max_many_rows(packed, quantized);
     const int64_t out_element = out.kind == LinearOutput::Kind::StoreFloat ? 4 : 2;
     LinearOutput block_out = out;
     for (int64_t first = 0; first < rows; first += block_rows) {

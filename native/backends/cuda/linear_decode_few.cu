@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, kQuantized ? 2 : 1)
     extern __shared__ __align__(kRingAlign) unsigned char shared[];
     TRACE(0);
     release_successor();
-    const int lane = threadIdx.x % kWarpSize, slice = threadIdx.x / kWarpSize;
+    const int lane = threadIdx.x % kWarpSize, slice = warp_index();
     float4* partial = reinterpret_cast<float4*>(shared + kSlices * depth * Ring::slot_bytes(weight));
     unsigned char* x = reinterpret_cast<unsigned char*>(partial + 2 * buffer_elements(in.rows));
 

@@ -59,6 +59,7 @@ __device__ void load_input(const DecodeInput& in, int32_t k, int32_t units, unsi
                 }
             }
         } else {
+#pragma unroll 1
             for (int32_t i = threadIdx.x; i < units * kUnit; i += kThreads)
                 row[i] = i < k ? __ldcg(source + i) : T(0.0f);
         }
@@ -135,6 +136,7 @@ public:
 private:
     static __device__ float row_sum(const float* sums, int32_t blocks) {
         float sum = 0;
+#pragma unroll 2
         for (int32_t block = 0; block < blocks; block += 4) {
             const float4 part = *reinterpret_cast<const float4*>(sums + block);
             sum += part.x;

@@ -18,7 +18,7 @@ void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeW
                        bool quantized, const DecodeInput& input, const LinearOutput& out);
 
 // Rows that linear_decode_many takes at a time on this device: kManyRows, or half where shared memory is small.
-int64_t max_many_rows(bool quantized);
+int64_t max_many_rows(const DecodeWeight& weight, bool quantized);
 
 // Up to max_many_rows() rows, no norm. partial: float [weight.chunks, rows, n_padded] where weight.chunks > 1.
 void linear_decode_many(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,

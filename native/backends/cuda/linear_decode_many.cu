@@ -1,10 +1,12 @@
 // Decode linear for up to 64 rows: y = x W^T + b on tensor cores, the weights read once.
 //
 //   x: T [rows <= 64, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
-// A block takes 128 or 256 weight rows and one chunk of k. Each of its eight warps has one or two tiles and streams
-// them through a ring of its own; x goes through a ring that the block shares. Where k is cut into several chunks, the
-// partial sums go through memory and a second kernel adds them. Bound by reading the weights up to about 32 rows, then
-// by the tensor cores and by the shared memory that feeds them.
+// A block takes 16 tiles (256 weight rows) and one chunk of k; weights and x go unit by unit through a ring that the block
+// shares. Where k is cut into several chunks, the partial sums go through memory and a second kernel adds them. Bound by
+// reading the weights up to about 32 rows, then by the tensor cores and by the shared memory that feeds them: there a
+// warp takes two tiles and half of the rows of x, which reads x half as often from shared memory.
+#include <algorithm>
+
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/linear_decode_kernels.h"
@@ -15,14 +17,15 @@ namespace tinyllm {
 
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * kWarpSize;
-constexpr int kRowBytes = kUnit * 2;  // of a row of x in a stage
+constexpr int kBlockTiles = 16;
+constexpr int kThreads = 16 * kWarpSize;
+constexpr int kJoinThreads = 256;
 
 // A ring of units of x: T [kColumns, 128] each, 16-byte chunk c of row r at chunk c ^ (r % 8), so that eight rows of a
 // fragment lie in different banks. Rows and inputs beyond the last are zero.
 template <typename T, int kColumns>
 struct InputRing {
+    static constexpr int kRowBytes = kUnit * 2;
     static constexpr int kStageBytes = kColumns * kRowBytes;
     const DecodeInput& in;
     int32_t k;
@@ -44,6 +47,7 @@ struct InputRing {
             if (in.aligned) {
                 copy_async_16(shared_address(at), inside ? source : in.x, inside ? 16 : 0);
             } else {
+#pragma unroll 1
                 for (int e = 0; e < 8; ++e)
                     reinterpret_cast<T*>(at)[e] = inside && first + e < k ? __ldcg(source + e) : T(0.0f);
             }
@@ -51,45 +55,51 @@ struct InputRing {
     }
 };
 
-// Slots of the rings.
-template <bool kQuantized>
-constexpr int kDepth = kQuantized ? 3 : 2;
-
-// PRECOND: grid (ceil(tiles / (kWarps * kTiles)), weight.chunks), block kThreads, dynamic shared memory of
-// shared_bytes(); in.rows <= 8 kColumnTiles. partial: float [chunks, rows, n_padded] where chunks > 1.
+// A warp takes kTiles tiles and 8 kColumnTiles rows of x; with two tiles, the second half of the warps takes the second
+// half of the rows. PRECOND: grid (ceil(tiles / kBlockTiles), weight.chunks), block kThreads, dynamic shared memory of
+// depth * stage_bytes(); in.rows <= 8 kColumnTiles kTiles. partial: float [chunks, rows, n_padded] where chunks > 1.
 template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
-__global__ void __launch_bounds__(kThreads, kTiles == 1 ? 2 : 1)
-    many_rows_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ DecodeMaps maps,
-                     const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out, float* partial) {
-    constexpr int kSlots = kDepth<kQuantized>;
+__global__ void __launch_bounds__(kThreads, 1)
+    many_rows_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap map,
+                     const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out, float* partial,
+                     const int depth) {
     using Ring = WeightRing<T, kQuantized>;
-    using Input = InputRing<T, 8 * kColumnTiles>;
+    using Input = InputRing<T, 8 * kColumnTiles * kTiles>;
     extern __shared__ __align__(kRingAlign) unsigned char shared[];
     release_successor();
-    const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const Input input{in, weight.k, shared + kWarps * kTiles * kSlots * Ring::kSlotBytes};
-    const int32_t first_tile = (blockIdx.x * kWarps + warp) * kTiles;
+    const int lane = threadIdx.x % kWarpSize, warp = warp_index();
+    const int block_tile = warp * kTiles % kBlockTiles, column_group = warp * kTiles / kBlockTiles;
+    const int32_t first_tile = blockIdx.x * kBlockTiles + block_tile;
     const int32_t slices = kSlices / weight.chunks, first_slice = blockIdx.y * slices;
     const int32_t first_unit = slice_begin(weight.units, first_slice);
     const int32_t end_unit = slice_begin(weight.units, first_slice + slices);
 
-    const Ring ring(weight, maps, shared, warp, kWarps, kSlots * kTiles, kSlots);
+    // x first: the size of its stages keeps both rings aligned.
+    const Input input{in, weight.k, shared};
+    const Ring ring(weight, map, shared + depth * Input::kStageBytes, kBlockTiles * depth, block_tile * depth,
+                    kTiles * depth, column_group == 0);
     const auto request_weights = [&](int slot, int32_t unit) {
-        if (unit >= end_unit) return;
-        // A warp beyond the last tile computes that one again and drops the result.
+        if (unit >= end_unit || column_group != 0) return;
+        // A tile beyond the last is that one again; the result is dropped.
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m) ring.request(slot * kTiles + m, min(first_tile + m, weight.num_tiles - 1), unit);
+        for (int m = 0; m < kTiles; ++m)
+            ring.request(m * depth + slot, min(first_tile + m, weight.num_tiles - 1), unit);
     };
     const auto request_input = [&](int stage, int32_t unit) {
         if (unit < end_unit) input.request(stage, unit);
         commit_copies();
     };
-    for (int slot = 0; slot < kSlots; ++slot) request_weights(slot, first_unit + slot);
+#pragma unroll 1
+    for (int slot = 0; slot + 1 < depth; ++slot) request_weights(slot, first_unit + slot);
     wait_for_predecessor();
-    for (int stage = 0; stage + 1 < kSlots; ++stage) request_input(stage, first_unit + stage);
+#pragma unroll 1
+    for (int slot = 0; slot + 1 < depth; ++slot) request_input(slot, first_unit + slot);
 
     TileSum<kColumnTiles> sums[kTiles];
     float totals[kTiles][kColumnTiles][4] = {};
+    // Of the lane's row and chunk for load_matrices() in column tile 0; chunks 4, 8 and 12 further are reached by ^.
+    const uint32_t input_address =
+        shared_address(shared) + Input::offset(8 * column_group * kColumnTiles + lane % 8, lane / 8);
     int slot = 0;
     uint32_t parity = 0;
     int32_t unit = first_unit;
@@ -98,18 +108,20 @@ __global__ void __launch_bounds__(kThreads, kTiles == 1 ? 2 : 1)
         const int32_t slice_first = unit, slice_end = slice_begin(weight.units, slice + 1);
 #pragma unroll 1
         for (; unit < slice_end; ++unit) {
-            wait_for_copies<kSlots - 2>();
-            __syncthreads();  // the unit of x is there, and all warps have left the one before
-            request_input(slot == 0 ? kSlots - 1 : slot - 1, unit + kSlots - 1);
+            wait_for_copies(depth - 2);
+            __syncthreads();  // x is there for all warps, and all have left the slot before this one
+            const int free_slot = (slot == 0 ? depth : slot) - 1;
+            request_weights(free_slot, unit + depth - 1);
+            request_input(free_slot, unit + depth - 1);
 #pragma unroll
-            for (int m = 0; m < kTiles; ++m) ring.wait(slot * kTiles + m, parity);
-            const uint32_t stage = shared_address(input.shared + slot * Input::kStageBytes);
-            add_unit(sums, ring, slot * kTiles, weight, unit, unit == slice_first, [&](int j, int chunk) {
-                return stage + Input::offset(8 * j + lane % 8, chunk + lane / 8);
-            });
-            __syncwarp();
-            request_weights(slot, unit + kSlots);
-            if (++slot == kSlots) {
+            for (int m = 0; m < kTiles; ++m) ring.wait(m * depth + slot, parity, depth - 1);
+            const uint32_t stage = input_address + slot * Input::kStageBytes;
+            const auto x_address = [&](int j, int chunk) { return (stage ^ chunk * 16) + j * 8 * Input::kRowBytes; };
+            if (weight.groups_per_unit == 1)
+                add_unit<false>(sums, ring, slot, depth, weight, unit, unit == slice_first, x_address);
+            else
+                add_unit<true>(sums, ring, slot, depth, weight, unit, unit == slice_first, x_address);
+            if (++slot == depth) {
                 slot = 0;
                 parity ^= 1;
             }
@@ -126,91 +138,116 @@ __global__ void __launch_bounds__(kThreads, kTiles == 1 ? 2 : 1)
         }
     }
 
-    const int32_t n_padded = weight.num_tiles * kTileRows;
+    // By way of shared memory, so that neighbouring threads write neighbouring outputs.
+    constexpr int kBlockRows = kBlockTiles * kTileRows, kPitch = kBlockRows + 8;
+    float* results = reinterpret_cast<float*>(shared);
+    __syncthreads();
 #pragma unroll
     for (int m = 0; m < kTiles; ++m) {
-        if (first_tile + m >= weight.num_tiles) break;
-        const int32_t first = (first_tile + m) * kTileRows + 2 * Ring::row_pair(lane / 4);
+        const int first = (block_tile + m) * kTileRows + 2 * Ring::row_pair(lane / 4);
 #pragma unroll
         for (int j = 0; j < kColumnTiles; ++j) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const int32_t row = 8 * j + lane % 4 * 2 + i;
-                if (row >= in.rows) continue;
-                const float2 y = {totals[m][j][i], totals[m][j][i + 2]};
-                if (weight.chunks > 1) {
-                    float* target = partial + (int64_t{blockIdx.y} * in.rows + row) * n_padded + first;
-                    *reinterpret_cast<float2*>(target) = y;
-                } else {
-                    Addend<T> addend;
-                    addend.read(out, weight.n, row, first);
-                    write_outputs<T>(out, weight.bias, weight.n, row, first, y, addend);
-                }
-            }
+            const int row = 8 * (column_group * kColumnTiles + j) + lane % 4 * 2;
+            float* target = results + row * kPitch + first;
+            *reinterpret_cast<float2*>(target) = {totals[m][j][0], totals[m][j][2]};
+            *reinterpret_cast<float2*>(target + kPitch) = {totals[m][j][1], totals[m][j][3]};
+        }
+    }
+    __syncthreads();
+    const int32_t n_padded = weight.num_tiles * kTileRows;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < in.rows * (kBlockRows / 2); i += kThreads) {
+        const int row = i / (kBlockRows / 2), output = i % (kBlockRows / 2) * 2;
+        const int32_t first = blockIdx.x * kBlockRows + output;
+        if (first >= n_padded) continue;
+        const float2 y = *reinterpret_cast<const float2*>(results + row * kPitch + output);
+        if (weight.chunks > 1) {
+            const int64_t at = (int64_t{blockIdx.y} * in.rows + row) * n_padded + first;
+            *reinterpret_cast<float2*>(partial + at) = y;
+        } else {
+            Addend<T> addend;
+            addend.read(out, weight.n, row, first);
+            write_outputs<T>(out, weight.bias, weight.n, row, first, y, addend);
         }
     }
 }
 
-// Adds the chunks' partial sums. PRECOND: grid (ceil(n_padded / 2 / kThreads), rows), block kThreads.
+// Adds the chunks' partial sums. PRECOND: grid (ceil(n / (2 kJoinThreads)), rows), block kJoinThreads.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) join_chunks_kernel(const __grid_constant__ DecodeWeight weight, const float* partial, const int32_t rows,
-                                   const __grid_constant__ LinearOutput out) {
+__global__ void __launch_bounds__(kJoinThreads)
+    join_chunks_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ LinearOutput out,
+                       const float* partial, const int32_t rows) {
     release_successor();
     wait_for_predecessor();
-    const int32_t n_padded = weight.num_tiles * kTileRows, row = blockIdx.y;
-    const int32_t first = (blockIdx.x * kThreads + threadIdx.x) * 2;
+    const int32_t row = blockIdx.y, first = (blockIdx.x * kJoinThreads + threadIdx.x) * 2;
     if (first >= weight.n) return;
     Addend<T> addend;
     addend.read(out, weight.n, row, first);
+    float2 parts[kMaxChunks];
+#pragma unroll
+    for (int chunk = 0; chunk < kMaxChunks; ++chunk) {
+        if (chunk >= weight.chunks) break;
+        const int64_t at = (int64_t{chunk} * rows + row) * (weight.num_tiles * kTileRows) + first;
+        parts[chunk] = __ldcg(reinterpret_cast<const float2*>(partial + at));
+    }
     float2 y = {};
 #pragma unroll
-    for (int chunk = 0; chunk < kSlices; ++chunk) {
+    for (int chunk = 0; chunk < kMaxChunks; ++chunk) {
         if (chunk >= weight.chunks) break;
-        const float* source = partial + (int64_t{chunk} * rows + row) * n_padded + first;
-        const float2 part = __ldcg(reinterpret_cast<const float2*>(source));
-        y.x += part.x;
-        y.y += part.y;
+        y.x += parts[chunk].x;
+        y.y += parts[chunk].y;
     }
     write_outputs<T>(out, weight.bias, weight.n, row, first, y, addend);
 }
 
-template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
-constexpr int kSharedBytes = kDepth<kQuantized> * (kWarps * kTiles * WeightRing<T, kQuantized>::kSlotBytes +
-                                                   InputRing<T, 8 * kColumnTiles>::kStageBytes);
+template <typename T, bool kQuantized>
+int32_t stage_bytes(const DecodeWeight& weight, int columns) {
+    return kBlockTiles * WeightRing<T, kQuantized>::slot_bytes(weight) + columns * kUnit * 2;
+}
+
+// Slots of the rings: as many as fit, 0 where not even two do.
+template <typename T, bool kQuantized>
+int ring_depth(const DecodeWeight& weight, int columns) {
+    const int depth = device_traits().max_shared_bytes / stage_bytes<T, kQuantized>(weight, columns);
+    return depth < 2 ? 0 : std::min(depth, kMaxDepth);
+}
 
 template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
-void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const DecodeMaps& maps, const DecodeInput& input,
+void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensorMap& map, const DecodeInput& input,
             float* partial, const LinearOutput& out) {
     const auto kernel = many_rows_kernel<T, kQuantized, kTiles, kColumnTiles>;
-    constexpr int kBytes = kSharedBytes<T, kQuantized, kTiles, kColumnTiles>;
-    TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-    const dim3 blocks(ceil_div(weight.num_tiles, kWarps * kTiles), weight.chunks);
-    launch_overlapped("launch of many_rows_kernel", kernel, {blocks, kThreads, kBytes}, cuda_stream, weight, maps, input,
-                      out, partial);
+    constexpr int kColumns = 8 * kColumnTiles * kTiles;
+    const int depth = ring_depth<T, kQuantized>(weight, kColumns);
+    const int32_t bytes = depth * stage_bytes<T, kQuantized>(weight, kColumns);
+    TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    const dim3 blocks(ceil_div(weight.num_tiles, kBlockTiles), weight.chunks);
+    launch_overlapped("launch of many_rows_kernel", kernel, {blocks, kThreads, static_cast<size_t>(bytes)}, cuda_stream,
+                      weight, map, input, out, partial, depth);
     if (weight.chunks == 1) return;
-    const dim3 join_blocks(ceil_div(weight.n, 2 * kThreads), input.rows);
-    launch_overlapped("launch of join_chunks_kernel", join_chunks_kernel<T>, {join_blocks, kThreads}, cuda_stream, weight,
-                      partial, input.rows, out);
+    const dim3 join_blocks(ceil_div(weight.n, 2 * kJoinThreads), input.rows);
+    launch_overlapped("launch of join_chunks_kernel", join_chunks_kernel<T>, {join_blocks, kJoinThreads}, cuda_stream,
+                      weight, out, partial, input.rows);
 }
 
 }  // namespace
 
-int64_t max_many_rows(bool quantized) {
-    const int needed = quantized ? kSharedBytes<__half, true, 2, 8> : kSharedBytes<__half, false, 2, 8>;
-    return needed <= device_traits().max_shared_bytes ? kManyRows : kManyRows / 2;
+int64_t max_many_rows(const DecodeWeight& weight, bool quantized) {
+    const int depth =
+        quantized ? ring_depth<__half, true>(weight, kManyRows) : ring_depth<__half, false>(weight, kManyRows);
+    return depth > 0 ? kManyRows : kManyRows / 2;
 }
 
-void linear_decode_many(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const DecodeMaps& maps,
+void linear_decode_many(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
                         bool quantized, const DecodeInput& input, float* partial, const LinearOutput& out) {
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         const auto run = [&]<bool kQuantized>() {
             if (input.rows <= 16)
-                launch<T, kQuantized, 1, 2>(cuda_stream, weight, maps, input, partial, out);
+                launch<T, kQuantized, 1, 2>(cuda_stream, weight, map, input, partial, out);
             else if (input.rows <= 32)
-                launch<T, kQuantized, 1, 4>(cuda_stream, weight, maps, input, partial, out);
+                launch<T, kQuantized, 1, 4>(cuda_stream, weight, map, input, partial, out);
             else
-                launch<T, kQuantized, 2, 8>(cuda_stream, weight, maps, input, partial, out);
+                launch<T, kQuantized, 2, 4>(cuda_stream, weight, map, input, partial, out);
         };
         if (quantized)
             run.template operator()<true>();

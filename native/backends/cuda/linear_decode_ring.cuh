@@ -45,6 +45,9 @@ constexpr bool kHasCopyEngine = true;
 constexpr bool kHasCopyEngine = false;
 #endif
 
+// The warp's index in its block, in a form that the compiler knows to be the same in all lanes.
+__device__ inline int warp_index() { return __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpSize, 0); }
+
 constexpr int kRingAlign = 1024;  // of the data of a slot: the swizzle goes by address
 constexpr int kMaxDepth = 4;
 
@@ -78,6 +81,7 @@ public:
         read_ = row * 128 + chunk * 16;
         next_row_ = (chunk ^ 1) * 16 - chunk * 16 + 128;
         if (kHasCopyEngine && owner && lane == 0) {
+#pragma unroll 1
             for (int slot = 0; slot < count; ++slot) init_barrier(barriers_ + slot * 8, 1);
             publish_barriers();
         }
@@ -89,17 +93,18 @@ public:
 
     // Requests a unit of a tile into a slot that no lane reads any more.
     __device__ void request(int slot, int32_t tile, int32_t unit) const {
-        const int32_t group = static_cast<int32_t>(int64_t{unit} * kUnit >> weight_.group_shift);
+        const int32_t group = unit * kUnit >> weight_.group_shift;
         const uint32_t data = data_ + slot * kDataBytes, scales = scales_ + slot * scale_bytes(weight_);
         const int lane = threadIdx.x % kWarpSize;
         if constexpr (kHasCopyEngine) {
-            if (lane != 0) return;
+            if (!elect_lane()) return;
             const uint32_t barrier = barriers_ + slot * 8;
             const int32_t groups = kQuantized ? min(weight_.groups_per_unit, weight_.groups - group) : 0;
             arrive_expecting(barrier, kDataBytes + groups * kGroupBytes);
 #pragma unroll
             for (int box = 0; box < kBoxes; ++box)
                 copy_box(data + box * kBoxBytes, map_, unit * kUnit + box * 64, tile * kTileRows, barrier);
+#pragma unroll 1
             for (int32_t i = 0; i < groups; ++i)
                 copy_bytes(scales + i * kGroupBytes,
                            weight_.scales + (int64_t{group + i} * weight_.num_tiles + tile) * kTileRows, kGroupBytes,

@@ -9,6 +9,13 @@
 
 namespace tinyllm {
 
+// 1 / x to within 1 ulp, for normal x.
+__device__ inline float reciprocal(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+
 // For 8 kColumnTiles rows of x: c[j] is the mma accumulator of rows 8j .. 8j + 7 of x.
 template <int kColumnTiles>
 struct TileSum {
@@ -19,7 +26,7 @@ struct TileSum {
     __device__ void change_scale(__half2 scales) {
         constexpr float kSmallest = 0x1p-24f;  // of the positive f16
         const float next[2] = {fmaxf(__low2float(scales), kSmallest), fmaxf(__high2float(scales), kSmallest)};
-        const float factor[2] = {__fdividef(scale[0], next[0]), __fdividef(scale[1], next[1])};
+        const float factor[2] = {scale[0] * reciprocal(next[0]), scale[1] * reciprocal(next[1])};
         scale[0] = next[0];
         scale[1] = next[1];
 #pragma unroll

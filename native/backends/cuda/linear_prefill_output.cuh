@@ -91,8 +91,8 @@ private:
 template <typename T, int kWidth>
 class OutputStage {
 public:
-    static constexpr int kTokens = 2048 / kWidth;  // four rows a thread
-    static constexpr int kPitch = kWidth + 4;  // floats; a half warp's pairs touch all banks
+    static constexpr int kTokens = 32;
+    static constexpr int kPitch = kWidth + 4;      // floats; a half warp's pairs touch all banks
     static constexpr int kBytes = kTokens * kPitch * 4;
 
     // `team`: its number in the block, for its barrier. `first_output`: of the team's kWidth.
@@ -118,10 +118,8 @@ public:
     // constant once unrolled, puts the lane's sums of a round.
     template <int kRounds, typename PutRound>
     __device__ void write(int64_t first_token, int64_t rows, PutRound&& put_round) {
-        // Two rounds ahead: one would not cover the latency of the memory.
-        Addends next = {}, after_next = {};
+        Addends next = {};
         load(first_token, rows, next);
-        if (kRounds > 1) load(first_token + kTokens, rows, after_next);
         // One copy of the code that writes: only what indexes the accumulators is unrolled.
 #pragma unroll 1
         for (int round = 0; round < kRounds; ++round) {
@@ -130,8 +128,7 @@ public:
                 if (i == round) put_round(i);
             barrier();
             const Addends addends = next;
-            next = after_next;
-            if (round + 2 < kRounds) load(first_token + 2 * kTokens, rows, after_next);
+            if (round + 1 < kRounds) load(first_token + kTokens, rows, next);
             flush(first_token, rows, addends);
             barrier();
             first_token += kTokens;

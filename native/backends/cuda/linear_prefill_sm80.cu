@@ -45,7 +45,8 @@ public:
     static constexpr int kRowStep = kThreads / kChunks;
     static constexpr int kSteps = kRows / kRowStep;
 
-    __device__ TileCopy(const void* data, int64_t row_bytes, int64_t first_row, int64_t rows) : row_bytes_(row_bytes) {
+    __device__ TileCopy(const void* data, int64_t row_bytes, int64_t first_row, int64_t rows)
+        : row_bytes_(static_cast<int32_t>(row_bytes)) {
         const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
         source_ = static_cast<const unsigned char*>(data) + (first_row + row) * row_bytes + chunk * 16;
         target_ = (row * kChunks + (kSwizzled ? chunk ^ (row % 8) : chunk)) * 16;
@@ -58,7 +59,8 @@ public:
 #pragma unroll 2  // not more: the sums need the registers
         for (int i = 0; i < kSteps; ++i) {
             if (i * kRowStep < rows_left_)
-                copy_async_16(tile + target_ + i * kRowStep * kChunks * 16, source + i * kRowStep * row_bytes_, valid);
+                copy_async_16(tile + target_ + i * kRowStep * kChunks * 16,
+                              source + int64_t{row_bytes_} * (i * kRowStep), valid);
         }
     }
 
@@ -68,7 +70,7 @@ public:
 #pragma unroll 1
         for (int i = 0; i < kSteps; ++i) {
             if (i * kRowStep >= rows_left_) return;
-            const auto* elements = reinterpret_cast<const uint16_t*>(source + i * kRowStep * row_bytes_);
+            const auto* elements = reinterpret_cast<const uint16_t*>(source + int64_t{row_bytes_} * (i * kRowStep));
             uint32_t words[4] = {};
 #pragma unroll
             for (int e = 0; e < 8; ++e)
@@ -81,7 +83,7 @@ public:
 
 private:
     const unsigned char* source_;
-    int64_t row_bytes_;
+    int32_t row_bytes_;
     uint32_t target_;
     int rows_left_;
 };

@@ -7,6 +7,19 @@
 
 namespace tinyllm {
 
+// True in one lane of a warp whose lanes all call; the compiler then knows that a single lane goes on.
+__device__ inline bool elect_lane() {
+    uint32_t elected;
+    asm volatile(
+        "{\n\t"
+        ".reg .pred one;\n\t"
+        "elect.sync _|one, 0xffffffff;\n\t"
+        "selp.u32 %0, 1, 0, one;\n\t"
+        "}"
+        : "=r"(elected));
+    return elected != 0;
+}
+
 // A barrier is 8 bytes of shared memory, given by their address. A phase ends when `count` arrivals and all announced
 // bytes have come; phases alternate in parity, the first has parity 0.
 __device__ inline void init_barrier(uint32_t barrier, uint32_t count) {
