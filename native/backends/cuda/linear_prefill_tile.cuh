@@ -74,29 +74,28 @@ private:
 template <bool kQuantized>
 class GroupScales {
 public:
-    // `row`: the lane's even weight row (2g of its warp). Rows beyond the weight are harmless.
-    __device__ GroupScales(const PackedWeight& weight, int32_t row, int lane) {
+    // `weight` must outlive this. `row`: the lane's even weight row (2g of its warp). Rows beyond the weight are
+    // harmless.
+    __device__ GroupScales(const PackedWeight& weight, int32_t row, int lane) : weight_(weight) {
         if constexpr (!kQuantized) return;
         swapped_ = lane / 4 % 2 == 1;
-        stride_ = weight.n_padded;
-        next_ = weight.scales + min(row, weight.n_padded - 2);
+        next_ = min(row, weight.n_padded - 2);
         groups_left_ = (weight.k + weight.group_length - 1) / weight.group_length;
-        // In half blocks, or in blocks where no group is shorter. A row that is one group may have any length.
-        splits_blocks_ = groups_left_ > 1 && weight.group_length == kHalfInputs;
-        length_ = groups_left_ == 1 ? INT32_MAX : max(weight.group_length / kBlockInputs, 1);
-        left_ = length_;
+        left_ = group_blocks();
         fetch();
         take();
     }
 
     // Whether groups are shorter than a block.
-    __device__ bool splits_blocks() const { return kQuantized && splits_blocks_; }
+    __device__ bool splits_blocks() const {
+        return kQuantized && weight_.group_length == kHalfInputs && weight_.k > kHalfInputs;
+    }
 
     // To be called before every block but a row's first, and before second halves if splits_blocks(). Where a group
     // begins: true, and the factors for the sums.
     __device__ bool advance(float (&factors)[2]) {
         if (!kQuantized || --left_ != 0) return false;
-        left_ = length_;
+        left_ = group_blocks();
         const float old0 = scale_[0], old1 = scale_[1];
         take();
         factors[0] = __fdividef(old0, scale_[0]);
@@ -108,11 +107,16 @@ public:
     __device__ float scale(int i) const { return kQuantized ? scale_[i] : 1.0f; }
 
 private:
+    // Blocks a group, or half blocks if splits_blocks(). A row that is one group may have any length and never ends.
+    __device__ int32_t group_blocks() const {
+        return weight_.group_length >= weight_.k ? INT32_MAX : max(weight_.group_length / kBlockInputs, 1);
+    }
+
     // Requests the scales of the next group one group ahead of their use. Inputs that pad the row have no group of
     // their own and stay in the last one.
     __device__ void fetch() {
-        fetched_ = __ldg(reinterpret_cast<const __half2*>(next_));
-        if (--groups_left_ > 0) next_ += stride_;
+        fetched_ = __ldg(reinterpret_cast<const __half2*>(weight_.scales + next_));
+        if (--groups_left_ > 0) next_ += weight_.n_padded;
     }
 
     // An all-zero group has scale 0 and adds nothing in any unit.
@@ -124,11 +128,11 @@ private:
         fetch();
     }
 
-    const __half* next_;
+    const PackedWeight& weight_;
+    int32_t next_, groups_left_, left_;  // next_: index of the scales to fetch
     __half2 fetched_;
     float scale_[2];
-    int32_t stride_, groups_left_, length_, left_;
-    bool swapped_, splits_blocks_;
+    bool swapped_;
 };
 
 }  // namespace tinyllm
