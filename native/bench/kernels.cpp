@@ -80,8 +80,7 @@ private:
         return block;
     }
     void put16(char* at, float value) const {
-        const uint16_t bits =
-            model_.dtype == DType::F16 ? from_float<f16>(value).bits : from_float<bf16>(value).bits;
+        const uint16_t bits = model_.dtype == DType::F16 ? from_float<f16>(value).bits : from_float<bf16>(value).bits;
         std::memcpy(at, &bits, sizeof bits);
     }
 
@@ -132,7 +131,8 @@ private:
         return summarize(samples).median;
     }
 
-    void row(const std::string& op, Phase phase, int32_t rows, int64_t n, int64_t k, double bytes, double flops, double time) {
+    void row(const std::string& op, Phase phase, int32_t rows, int64_t n, int64_t k, double bytes, double flops,
+             double time) {
         const char* phase_name = phase == Phase::Decode ? "decode" : "prefill";
         std::printf("%-10s %-8s %6d %8lld %8lld %10.2f %9.1f %9.2f %6.0f%% %6.0f%%\n", op.c_str(), phase_name, rows,
                     static_cast<long long>(n), static_cast<long long>(k), time * 1e6, bytes / time * 1e-9,
@@ -167,9 +167,10 @@ private:
         const NormWeight norm{static_cast<const float*>(norm_->data()), model_.rms_norm_eps};
         for (const LinearSpec& spec : linear_specs(model_)) {
             if (spec.name == "layers.0.o_proj" || spec.name == "layers.0.down_proj")
-                linear_row(spec.name.substr(9), phase, rows, spec, [&](const StepBatch& batch, const LinearWeight& weight) {
-                    backend_->linear_residual(batch, weight, wide_->data(), hidden_->data());
-                });
+                linear_row(spec.name.substr(9), phase, rows, spec,
+                           [&](const StepBatch& batch, const LinearWeight& weight) {
+                               backend_->linear_residual(batch, weight, wide_->data(), hidden_->data());
+                           });
             if (spec.name == "layers.0.gate_up")
                 linear_row("gate_up", phase, rows, spec, [&](const StepBatch& batch, const LinearWeight& weight) {
                     backend_->gate_up(batch, norm, weight, hidden_->data(), normed_->data(), wide_->data());
@@ -178,7 +179,8 @@ private:
     }
 
     void head(int32_t rows) {
-        const LinearSpec spec{"lm_head", Component::Weights, model_.vocab_size, model_.hidden_dim, model_.quantization, false};
+        const LinearSpec spec{"lm_head",         Component::Weights,  model_.vocab_size,
+                              model_.hidden_dim, model_.quantization, false};
         const NormWeight norm{static_cast<const float*>(norm_->data()), model_.rms_norm_eps};
         AllocationPtr logits = allocate(static_cast<size_t>(rows) * model_.vocab_size * sizeof(float));
         AllocationPtr rows_on_device = allocate(rows * sizeof(int32_t));
@@ -189,7 +191,8 @@ private:
             StepBatch wanted = batch;
             wanted.num_logits = wanted.num_rows;
             wanted.logits_rows = static_cast<const int32_t*>(rows_on_device->data());
-            backend_->logits(wanted, norm, weight, hidden_->data(), normed_->data(), static_cast<float*>(logits->data()));
+            backend_->logits(wanted, norm, weight, hidden_->data(), normed_->data(),
+                             static_cast<float*>(logits->data()));
         });
     }
 
@@ -197,7 +200,8 @@ private:
     void decode_attention(int32_t rows) {
         const int32_t kv_len = options_.context;
         const int32_t pages = (kv_len + kPageTokens - 1) / kPageTokens;
-        const int64_t elements = kv_layer_elements(static_cast<int64_t>(rows) * pages, model_.num_kv_heads, model_.head_dim);
+        const int64_t elements =
+            kv_layer_elements(static_cast<int64_t>(rows) * pages, model_.num_kv_heads, model_.head_dim);
         const uint64_t each = elements * dtype_size(model_.dtype);
         const int layers = static_cast<int>(std::clamp<uint64_t>(kRotatedBytes / each + 1, 1, model_.num_layers));
         AllocationPtr cache = allocate(each * layers);
@@ -226,8 +230,8 @@ private:
             backend_->attention(batch, shape, wide_->data(), layer, normed_->data());
         });
         const double bytes = 2.0 * rows * kv_len * model_.kv_dim() * dtype_size(model_.dtype);
-        row("attention", Phase::Decode, rows, kv_len, model_.kv_dim(), bytes,
-            4.0 * rows * kv_len * model_.q_dim(), time);
+        row("attention", Phase::Decode, rows, kv_len, model_.kv_dim(), bytes, 4.0 * rows * kv_len * model_.q_dim(),
+            time);
     }
 
     // Fills a block with the random activations, again and again.
@@ -235,7 +239,8 @@ private:
         std::vector<char> bytes(hidden_->bytes());
         backend_->download(bytes.data(), hidden_->data(), bytes.size());
         for (size_t done = 0; done < block->bytes(); done += bytes.size())
-            backend_->upload(static_cast<char*>(block->data()) + done, bytes.data(), std::min(bytes.size(), block->bytes() - done));
+            backend_->upload(static_cast<char*>(block->data()) + done, bytes.data(),
+                             std::min(bytes.size(), block->bytes() - done));
     }
 
     const Options& options_;

@@ -18,7 +18,8 @@ void print_header(const Options& options, Report& report) {
         if (device.device_kind != static_cast<int32_t>(options.device) || device.device_index != options.device_index)
             continue;
         std::printf("%s (%s)\n", device.name, device.description);
-        report.header.add("device", std::string(device.name)).add("device_description", std::string(device.description));
+        report.header.add("device", std::string(device.name))
+            .add("device_description", std::string(device.description));
     }
     const bool quantized = options.model.quantization == QuantizationType::W8A16;
     std::printf("%s, %s, activations %s\n", options.model_name.c_str(),

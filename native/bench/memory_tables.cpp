@@ -41,11 +41,13 @@ void print_plan(const MemoryPlan& plan, const MemoryTracker* tracker, Report& re
         if (tracker) std::printf(" %16llu", static_cast<unsigned long long>(actual));
         std::printf("\n");
         Record record;
-        record.add("component", std::string(component_name(component))).add("planned_bytes", static_cast<double>(planned));
+        record.add("component", std::string(component_name(component)))
+            .add("planned_bytes", static_cast<double>(planned));
         if (tracker) record.add("actual_bytes", static_cast<double>(actual));
         report.add("memory", record);
     }
-    std::printf("%-14s %16llu %12.2f\n\n", "total", static_cast<unsigned long long>(plan.total()), megabytes(plan.total()));
+    std::printf("%-14s %16llu %12.2f\n\n", "total", static_cast<unsigned long long>(plan.total()),
+                megabytes(plan.total()));
 }
 
 void print_activations(const MemoryPlan& plan) {
@@ -63,8 +65,10 @@ void print_kv_table(const Options& options) {
     for (const int32_t context : {512, 1024, 2048, 4096}) {
         std::printf("%5d tokens", context);
         for (const int32_t batch : {1, 4, 8})
-            std::printf(" %12.0f", megabytes(make_plan(options.model, config_for(options, batch, context))
-                                                 .component_bytes(Component::KvCache)));
+            std::printf(
+                " %12.0f",
+                megabytes(
+                    make_plan(options.model, config_for(options, batch, context)).component_bytes(Component::KvCache)));
         std::printf("\n");
     }
     std::printf("\n");

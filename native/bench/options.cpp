@@ -32,7 +32,8 @@ std::vector<int32_t> parse_list(const std::string& flag, const std::string& text
 }
 
 template <typename T>
-T parse_choice(const std::string& flag, const std::string& text, const std::vector<std::pair<std::string, T>>& choices) {
+T parse_choice(const std::string& flag, const std::string& text,
+               const std::vector<std::pair<std::string, T>>& choices) {
     std::string names;
     for (const auto& [name, value] : choices) {
         if (name == text) return value;
@@ -55,7 +56,7 @@ struct Flag {
     std::function<void(Options&, const std::string&)> set;
 };
 
-Flag shape_flag(const char* name, const char* help, int32_t ModelConfig::*field) {
+Flag shape_flag(const char* name, const char* help, int32_t ModelConfig::* field) {
     return {name, "N", help, [name, field](Options& o, const std::string& v) {
                 o.model.*field = parse_int(name, v, 1);
                 o.model_name = "custom";
@@ -74,7 +75,8 @@ std::vector<Flag> flags() {
              o.model.recompute_activations = kept.recompute_activations;
              o.model_name = v;
          }},
-        shape_flag("--vocab", "vocabulary; this and the next change single values of the preset", &ModelConfig::vocab_size),
+        shape_flag("--vocab", "vocabulary; this and the next change single values of the preset",
+                   &ModelConfig::vocab_size),
         shape_flag("--hidden", "width of the residual stream", &ModelConfig::hidden_dim),
         shape_flag("--intermediate", "width of the MLP", &ModelConfig::intermediate_dim),
         shape_flag("--layers", "layers", &ModelConfig::num_layers),
@@ -146,7 +148,8 @@ std::vector<Flag> flags() {
 std::string usage() {
     std::string text =
         "usage: tinyllm-bench [FLAGS]\n\n"
-        "Measures prefill and decode of a model with made-up weights, and the device's read bandwidth and matrix rate in\n"
+        "Measures prefill and decode of a model with made-up weights, and the device's read bandwidth and matrix rate "
+        "in\n"
         "the same run, of which every result is printed as a share. Medians over --repeat, with the spread.\n\n";
     for (const Flag& flag : flags()) {
         std::string left = std::string("  ") + flag.name + (flag.value ? std::string(" ") + flag.value : "");
@@ -173,8 +176,7 @@ Options parse_options(int argc, char** argv) {
         const auto flag = std::find_if(known.begin(), known.end(), [&](const Flag& f) { return name == f.name; });
         if (flag == known.end())
             fail(TL_STATUS_INVALID_ARGUMENT, "unknown flag '", name, "'; tinyllm-bench --help lists all");
-        if (flag->value == nullptr && inline_value)
-            fail(TL_STATUS_INVALID_ARGUMENT, name, " takes no value");
+        if (flag->value == nullptr && inline_value) fail(TL_STATUS_INVALID_ARGUMENT, name, " takes no value");
         if (flag->value != nullptr && !inline_value) {
             if (i + 1 == argc) fail(TL_STATUS_INVALID_ARGUMENT, name, " needs a value: ", flag->value);
             value = argv[++i];

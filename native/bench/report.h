@@ -26,7 +26,7 @@ private:
 };
 
 struct Report {
-    Record header;  // machine, build, model, ceilings
+    Record header;                                     // machine, build, model, ceilings
     std::vector<std::pair<std::string, Record>> rows;  // kind ("prefill", "decode", "kernel", "memory") and values
 
     void add(const std::string& kind, Record record) { rows.emplace_back(kind, std::move(record)); }

@@ -23,7 +23,8 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 int32_t decode_tokens(const Options& options) {
     constexpr int64_t kSmallestChunk = 256;
     const int64_t chunk = options.max_step_tokens > 0 ? options.max_step_tokens : kSmallestChunk;
-    const int64_t prompts = static_cast<int64_t>(*std::max_element(options.batches.begin(), options.batches.end())) * options.context;
+    const int64_t prompts =
+        static_cast<int64_t>(*std::max_element(options.batches.begin(), options.batches.end())) * options.context;
     return static_cast<int32_t>(options.generate + 2 + (prompts + chunk - 1) / chunk);
 }
 
@@ -31,9 +32,11 @@ EngineConfig engine_config(const Options& options) {
     EngineConfig config;
     config.device_kind = options.device;
     config.device_index = options.device_index;
-    const int32_t longest_prompt = options.prompts.empty() ? 0 : *std::max_element(options.prompts.begin(), options.prompts.end());
+    const int32_t longest_prompt =
+        options.prompts.empty() ? 0 : *std::max_element(options.prompts.begin(), options.prompts.end());
     const int32_t longest_decode = options.generate > 0 ? options.context + decode_tokens(options) : 0;
-    config.kv_cache.max_batch_size = options.generate > 0 ? *std::max_element(options.batches.begin(), options.batches.end()) : 1;
+    config.kv_cache.max_batch_size =
+        options.generate > 0 ? *std::max_element(options.batches.begin(), options.batches.end()) : 1;
     config.kv_cache.max_seq_len = std::max({longest_prompt, longest_decode, 1});
     config.max_step_tokens = options.max_step_tokens;
     return checked(config);
@@ -76,8 +79,8 @@ void measure_prefill(Engine& engine, int32_t length, const Options& options, con
     }
     const Sample time = summarize(seconds);
     const double rate = length / time.median, flops = prefill_flops(model, length) / time.median;
-    std::printf("prefill %6d tokens        %10.0f tok/s  TTFT %9.3f ms (%.3f to %.3f)  %7.1f TFLOP/s%s\n",
-                length, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3, flops * 1e-12,
+    std::printf("prefill %6d tokens        %10.0f tok/s  TTFT %9.3f ms (%.3f to %.3f)  %7.1f TFLOP/s%s\n", length, rate,
+                time.median * 1e3, time.low * 1e3, time.high * 1e3, flops * 1e-12,
                 share(flops, ceilings.matrix_rate, "matrix rate").c_str());
     report.add("prefill", Record()
                               .add("tokens", length)
@@ -114,8 +117,8 @@ void measure_decode(Engine& engine, int32_t batch, const Options& options, const
     const double bytes = static_cast<double>(weight_bytes(model, options.device)) +
                          static_cast<double>(batch) * static_cast<double>(kv_bytes(model, mean_kv_len));
     const double bandwidth = bytes / time.median;
-    std::printf("decode  batch %3d, %6d + %d  %7.1f tok/s  TPOT %9.3f ms (%.3f to %.3f)  %7.1f GB/s%s\n",
-                batch, options.context, options.generate, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3,
+    std::printf("decode  batch %3d, %6d + %d  %7.1f tok/s  TPOT %9.3f ms (%.3f to %.3f)  %7.1f GB/s%s\n", batch,
+                options.context, options.generate, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3,
                 bandwidth * 1e-9, share(bandwidth, ceilings.read_bandwidth, "read bandwidth").c_str());
     report.add("decode", Record()
                              .add("batch", batch)
@@ -133,8 +136,10 @@ void measure_decode(Engine& engine, int32_t batch, const Options& options, const
 void measure_speed(const Options& options, const Ceilings& ceilings, Report& report) {
     Engine engine(options.model, engine_config(options));
     const LoadResult load = load_synthetic(engine);
-    std::printf("load    %.2f GB of 16-bit tensors at %.2f GB/s\n", load.bytes * 1e-9, load.bytes / load.seconds * 1e-9);
-    report.add("load", Record().add("bytes", static_cast<double>(load.bytes)).add("gbps", load.bytes / load.seconds * 1e-9));
+    std::printf("load    %.2f GB of 16-bit tensors at %.2f GB/s\n", load.bytes * 1e-9,
+                load.bytes / load.seconds * 1e-9);
+    report.add("load",
+               Record().add("bytes", static_cast<double>(load.bytes)).add("gbps", load.bytes / load.seconds * 1e-9));
     for (const int32_t length : options.prompts) measure_prefill(engine, length, options, ceilings, report);
     if (options.generate > 0)
         for (const int32_t batch : options.batches) measure_decode(engine, batch, options, ceilings, report);

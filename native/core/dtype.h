@@ -15,22 +15,31 @@ constexpr size_t dtype_size(DType type) {
     switch (type) {
         case DType::F32:
         case DType::I32:
-        case DType::U32: return 4;
+        case DType::U32:
+            return 4;
         case DType::F16:
-        case DType::BF16: return 2;
-        case DType::I8: return 1;
+        case DType::BF16:
+            return 2;
+        case DType::I8:
+            return 1;
     }
     return 0;
 }
 
 constexpr const char* dtype_name(DType type) {
     switch (type) {
-        case DType::F32: return "float32";
-        case DType::F16: return "float16";
-        case DType::BF16: return "bfloat16";
-        case DType::I8: return "int8";
-        case DType::I32: return "int32";
-        case DType::U32: return "uint32";
+        case DType::F32:
+            return "float32";
+        case DType::F16:
+            return "float16";
+        case DType::BF16:
+            return "bfloat16";
+        case DType::I8:
+            return "int8";
+        case DType::I32:
+            return "int32";
+        case DType::U32:
+            return "uint32";
     }
     return "?";
 }

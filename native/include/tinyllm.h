@@ -92,20 +92,20 @@ typedef struct tl_engine_config {
     uint64_t struct_size;
     int32_t device_kind;
     int32_t device_index;
-    int32_t max_batch_size; /* sequences that run at the same time */
-    int32_t max_seq_len;    /* tokens a sequence may have, prompt included */
-    int32_t num_pages;      /* pages of the KV pool; 0: enough for max_batch_size full sequences */
+    int32_t max_batch_size;  /* sequences that run at the same time */
+    int32_t max_seq_len;     /* tokens a sequence may have, prompt included */
+    int32_t num_pages;       /* pages of the KV pool; 0: enough for max_batch_size full sequences */
     int32_t max_step_tokens; /* rows of one prefill chunk; 0: the device's default */
 } tl_engine_config;
 
 /* Sampling and limits of one request. */
 typedef struct tl_generation_config {
     uint64_t struct_size;
-    int32_t max_new_tokens; /* 0: none (prompt logits only); the context's end always ends a request */
-    float temperature;      /* 0: greedy */
-    int32_t top_k;          /* 0: off */
-    float top_p;            /* 1: off */
-    float min_p;            /* 0: off */
+    int32_t max_new_tokens;   /* 0: none (prompt logits only); the context's end always ends a request */
+    float temperature;        /* 0: greedy */
+    int32_t top_k;            /* 0: off */
+    float top_p;              /* 1: off */
+    float min_p;              /* 0: off */
     float repetition_penalty; /* 1: off */
     int32_t logprobs;         /* bool: events carry the log-softmax of the raw logits at the token */
     uint64_t seed;
@@ -130,7 +130,7 @@ typedef struct tl_device_info {
     uint64_t struct_size;
     int32_t device_kind;
     int32_t device_index;
-    int32_t usable; /* bool: the library's backend can run a model here */
+    int32_t usable;             /* bool: the library's backend can run a model here */
     int32_t compute_capability; /* 10 * major + minor; 0 on the CPU */
     int32_t num_units;          /* CPU threads that tinyllm uses, or SMs */
     uint64_t free_bytes;
@@ -141,7 +141,8 @@ typedef struct tl_device_info {
 
 /* One line of a memory plan: one allocation. */
 typedef struct tl_plan_entry {
-    char component[32]; /* "weights", "scales", "embedding", "norms", "kv_cache", "activations", "logits", "workspace" */
+    char
+        component[32]; /* "weights", "scales", "embedding", "norms", "kv_cache", "activations", "logits", "workspace" */
     char name[64];
     char dtype[16];
     int64_t shape[4];
@@ -199,8 +200,8 @@ TL_API tl_status tl_engine_finish_load(tl_engine* engine);
 /* Ends all requests and gives all memory back. Null is allowed. No other call may be running. */
 TL_API void tl_engine_destroy(tl_engine* engine);
 
-/* Queues a request; callable from any thread. `prompt_logits`, if not null, receives float32 [num_tokens, vocab_size] as
- * the prompt is processed and must stay valid until the request's last event. */
+/* Queues a request; callable from any thread. `prompt_logits`, if not null, receives float32 [num_tokens, vocab_size]
+ * as the prompt is processed and must stay valid until the request's last event. */
 TL_API tl_status tl_engine_submit(tl_engine* engine, const int32_t* token_ids, int32_t num_tokens,
                                   const tl_generation_config* config, float* prompt_logits, uint64_t* request_id);
 /* Runs one step (decode of all running requests, then one prefill chunk) and writes its events. `capacity` must be at

@@ -30,16 +30,26 @@ void remove(ComponentStats& stats, uint64_t bytes) {
 
 const char* component_name(Component component) {
     switch (component) {
-        case Component::Weights: return "weights";
-        case Component::Scales: return "scales";
-        case Component::Embedding: return "embedding";
-        case Component::Norms: return "norms";
-        case Component::KvCache: return "kv_cache";
-        case Component::Activations: return "activations";
-        case Component::Logits: return "logits";
-        case Component::Workspace: return "workspace";
-        case Component::Staging: return "staging";
-        case Component::Count: break;
+        case Component::Weights:
+            return "weights";
+        case Component::Scales:
+            return "scales";
+        case Component::Embedding:
+            return "embedding";
+        case Component::Norms:
+            return "norms";
+        case Component::KvCache:
+            return "kv_cache";
+        case Component::Activations:
+            return "activations";
+        case Component::Logits:
+            return "logits";
+        case Component::Workspace:
+            return "workspace";
+        case Component::Staging:
+            return "staging";
+        case Component::Count:
+            break;
     }
     return "?";
 }

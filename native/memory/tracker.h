@@ -61,8 +61,8 @@ public:
     void on_free(Component component, uint64_t bytes, const void* id) noexcept;
 
     ComponentStats stats(Component component) const;
-    ComponentStats total() const;                  // peak is the peak of the sum, not the sum of peaks
-    std::vector<AllocationRecord> live() const;    // empty unless built with CUDA_MEMORY_TRACKING
+    ComponentStats total() const;                // peak is the peak of the sum, not the sum of peaks
+    std::vector<AllocationRecord> live() const;  // empty unless built with CUDA_MEMORY_TRACKING
     // A line for each live allocation; "" if there is none. The destructor writes it to standard error.
     std::string leak_report() const;
 

@@ -103,8 +103,7 @@ void ModelConfig::validate() const {
                 "positive numbers");
     require(rope_type != RopeType::Dynamic || rotary_dim > 2, "rotary_dim", rotary_dim, "more than 2 for dynamic RoPE");
     require(sliding_window >= 0, "sliding_window", sliding_window, "0 (none) or a positive number");
-    require(sliding_window_first_layer >= 0, "sliding_window_first_layer", sliding_window_first_layer,
-            "a layer index");
+    require(sliding_window_first_layer >= 0, "sliding_window_first_layer", sliding_window_first_layer, "a layer index");
 }
 
 EngineConfig EngineConfig::from_c(const tl_engine_config& c) {

@@ -14,14 +14,14 @@ namespace tinyllm {
 struct ActivationBuffers {
     explicit ActivationBuffers(const PlannedMemory& memory);
 
-    void* hidden;         // T [max_rows, hidden_dim]: the residual stream
-    void* normed;         // T [tile_rows, hidden_dim]: a norm's output, dead before `attention` is written
-    void* attention;      // T [tile_rows, num_heads * head_dim]: the same memory
-    void* qkv;            // T [tile_rows, qkv_dim]: dead before `ffn` is written
-    void* ffn;            // T [tile_rows, intermediate_dim]: the same memory
-    float* rope;          // float [max_rows, 2, rotary_dim / 2]: cos and sin
-    float* logits;        // float [logits_rows, vocab_size]
-    uint32_t* seen;       // bits [max_batch, ceil(vocab_size / 32)]: tokens a slot was fed
+    void* hidden;           // T [max_rows, hidden_dim]: the residual stream
+    void* normed;           // T [tile_rows, hidden_dim]: a norm's output, dead before `attention` is written
+    void* attention;        // T [tile_rows, num_heads * head_dim]: the same memory
+    void* qkv;              // T [tile_rows, qkv_dim]: dead before `ffn` is written
+    void* ffn;              // T [tile_rows, intermediate_dim]: the same memory
+    float* rope;            // float [max_rows, 2, rotary_dim / 2]: cos and sin
+    float* logits;          // float [logits_rows, vocab_size]
+    uint32_t* seen;         // bits [max_batch, ceil(vocab_size / 32)]: tokens a slot was fed
     SampledToken* sampled;  // [max_batch]
 };
 
@@ -29,7 +29,7 @@ struct Model {
     ModelConfig config;
     const ModelWeights& weights;
     ActivationBuffers buffers;
-    void* kv_cache;     // layout in runtime/kv_cache.h
+    void* kv_cache;  // layout in runtime/kv_cache.h
     int64_t num_pages;
 };
 

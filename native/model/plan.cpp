@@ -137,12 +137,12 @@ void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineC
     single.kv_cache.max_batch_size = 1;
     const int32_t fitting_single = largest_seq_len(model, single, free_bytes, kv.max_seq_len);
     const std::string advice =
-        fitting > 0          ? concat("the largest context that fits at batch ", kv.max_batch_size, " is ", fitting, " tokens")
+        fitting > 0 ? concat("the largest context that fits at batch ", kv.max_batch_size, " is ", fitting, " tokens")
         : fitting_single > 0 ? concat("at batch 1 a context of ", fitting_single, " tokens would fit")
                              : std::string("not even one page of context fits beside the weights");
-    fail(TL_STATUS_OUT_OF_MEMORY, "the model needs ", plan.total(), " bytes (", megabytes(plan.total()),
-         ") but only ", free_bytes, " bytes (", megabytes(free_bytes), ") are free: ", parts, "; context ",
-         kv.max_seq_len, " tokens, batch ", kv.max_batch_size, "; ", advice);
+    fail(TL_STATUS_OUT_OF_MEMORY, "the model needs ", plan.total(), " bytes (", megabytes(plan.total()), ") but only ",
+         free_bytes, " bytes (", megabytes(free_bytes), ") are free: ", parts, "; context ", kv.max_seq_len,
+         " tokens, batch ", kv.max_batch_size, "; ", advice);
 }
 
 PlannedMemory::PlannedMemory(Backend& backend, MemoryTracker& tracker, const MemoryPlan& plan) {

@@ -54,9 +54,14 @@ std::vector<float> rope_inv_freq(const ModelConfig& config, const std::vector<fl
         double frequency = std::pow(static_cast<double>(config.rope_theta), -2.0 * i / config.rotary_dim);
         switch (config.rope_type) {
             case RopeType::Default:
-            case RopeType::Dynamic: break;
-            case RopeType::Linear: frequency /= config.rope_factor; break;
-            case RopeType::Llama3: frequency = llama3_frequency(config, frequency); break;
+            case RopeType::Dynamic:
+                break;
+            case RopeType::Linear:
+                frequency /= config.rope_factor;
+                break;
+            case RopeType::Llama3:
+                frequency = llama3_frequency(config, frequency);
+                break;
             case RopeType::Yarn: {
                 const double ramp = std::clamp((i - range.low) / (range.high - range.low), 0.0, 1.0);
                 frequency = frequency / config.rope_factor * ramp + frequency * (1.0 - ramp);

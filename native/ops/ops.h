@@ -19,7 +19,8 @@ namespace tinyllm {
 // use different kernels for the two; it must not choose between kernels of different summation order by row count.
 enum class Phase : int32_t { Decode, Prefill };
 
-// How the token of one logits row is chosen. Order of the filters: repetition penalty, temperature, top-k, top-p, min-p.
+// How the token of one logits row is chosen. Order of the filters: repetition penalty, temperature, top-k, top-p,
+// min-p.
 struct SampleParams {
     uint64_t seed;
     int32_t position;   // of the token being sampled: with `seed` the whole key of its random numbers
@@ -46,7 +47,7 @@ struct StepBatch {
     int32_t num_segments = 0;
     int32_t num_logits = 0;
     int32_t max_kv_len = 0;  // no row's position + 1 exceeds this (rounded up by the engine, so that graphs are few)
-    int32_t max_segment_rows = 0;  // no segment has more rows
+    int32_t max_segment_rows = 0;             // no segment has more rows
     const int32_t* token_ids = nullptr;       // [num_rows]
     const int32_t* positions = nullptr;       // [num_rows]
     const int32_t* slots = nullptr;           // [num_rows] row of block_table and of `seen`
@@ -54,9 +55,9 @@ struct StepBatch {
     const int32_t* segment_starts = nullptr;  // [num_segments + 1] first row of each segment, counted from first_row
     const int32_t* block_table = nullptr;     // [max_batch, pages_per_seq] page of each kPageTokens positions
     int32_t pages_per_seq = 0;
-    const int32_t* logits_rows = nullptr;       // [num_logits] rows whose logits are wanted
+    const int32_t* logits_rows = nullptr;         // [num_logits] rows whose logits are wanted
     const SampleParams* sample_params = nullptr;  // [num_logits]
-    bool greedy = false;  // every sample is plain greedy without penalty and logprob
+    bool greedy = false;                          // every sample is plain greedy without penalty and logprob
 };
 
 // One linear layer y = x W^T + b in its backend's packed layout (model/layout.h).
@@ -64,11 +65,11 @@ struct LinearWeight {
     int32_t n = 0;  // outputs
     int32_t k = 0;  // inputs
     QuantizationType quantization = QuantizationType::W8A16;
-    int32_t group_length = 0;        // inputs that share a scale; the last group of a row may be short
-    DType dtype = DType::F16;        // element type where not quantised
-    void* data = nullptr;            // int8 [n, k] or T [n, k], packed
-    void* scales = nullptr;          // f16 [n, ceil(k / group_length)], packed; null where not quantised
-    float* bias = nullptr;           // [n] or null
+    int32_t group_length = 0;  // inputs that share a scale; the last group of a row may be short
+    DType dtype = DType::F16;  // element type where not quantised
+    void* data = nullptr;      // int8 [n, k] or T [n, k], packed
+    void* scales = nullptr;    // f16 [n, ceil(k / group_length)], packed; null where not quantised
+    float* bias = nullptr;     // [n] or null
 };
 
 struct NormWeight {
@@ -105,8 +106,8 @@ struct AttentionShape {
 
 struct QkvWeights {
     NormWeight input_norm;
-    LinearWeight qkv;    // rows: all q heads, all k heads, all v heads
-    NormWeight q_norm;   // weight null: none
+    LinearWeight qkv;   // rows: all q heads, all k heads, all v heads
+    NormWeight q_norm;  // weight null: none
     NormWeight k_norm;
 };
 
@@ -115,7 +116,8 @@ public:
     virtual ~Ops() = default;
 
     // hidden[r] = table[token_ids[r]]; also seen[slot, token] = 1 where `seen` is given.
-    //   table: LinearWeight [vocab, hidden_dim]; hidden: T [num_rows, hidden_dim]; seen: bits [max_batch, ceil(vocab / 32)] or null
+    //   table: LinearWeight [vocab, hidden_dim]; hidden: T [num_rows, hidden_dim]; seen: bits [max_batch, ceil(vocab /
+    //   32)] or null
     virtual void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) = 0;
 
     // cos_sin[r] = attention_factor * (cos(angle(r, 0..)), sin(angle(r, 0..))): float [num_rows, 2, rotary_dim / 2]
@@ -123,8 +125,8 @@ public:
 
     // x = RMSNorm(hidden); (q, k, v) = x Wqkv^T + b; q and k: optional per-head RMSNorm, then RoPE on the first
     // rotary_dim of each head, pairs (i, i + rotary_dim / 2); k and v are appended to the cache at their positions.
-    //   hidden: T [num_rows, hidden_dim]; normed: T scratch [num_rows, hidden_dim]; qkv: T [num_rows, qkv_dim], of which
-    //   the q part holds the result and the rest is scratch
+    //   hidden: T [num_rows, hidden_dim]; normed: T scratch [num_rows, hidden_dim]; qkv: T [num_rows, qkv_dim], of
+    //   which the q part holds the result and the rest is scratch
     virtual void qkv(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape,
                      const RopeParams& rope, const float* cos_sin, const void* hidden, void* normed, void* qkv,
                      const KvLayer& kv) = 0;
@@ -137,7 +139,8 @@ public:
     // hidden += x W^T + b.   x: T [num_rows, k]; hidden: T [num_rows, n]
     virtual void linear_residual(const StepBatch& batch, const LinearWeight& weight, const void* x, void* hidden) = 0;
 
-    // x = RMSNorm(hidden); out[r, i] = silu(gate_i) * up_i, where row 2i of the weight is gate_i and row 2i + 1 is up_i.
+    // x = RMSNorm(hidden); out[r, i] = silu(gate_i) * up_i, where row 2i of the weight is gate_i and row 2i + 1 is
+    // up_i.
     //   normed: T scratch [num_rows, hidden_dim]; out: T [num_rows, gate_up.n / 2]
     virtual void gate_up(const StepBatch& batch, const NormWeight& norm, const LinearWeight& gate_up,
                          const void* hidden, void* normed, void* out) = 0;

@@ -63,7 +63,8 @@ void Engine::finish_load() {
 
 void Engine::check_working() const {
     if (broken_)
-        fail(TL_STATUS_CUDA, "this engine stopped working after an earlier failure; close it and load the model again. ",
+        fail(TL_STATUS_CUDA,
+             "this engine stopped working after an earlier failure; close it and load the model again. ",
              "The failure was: ", broken_reason_);
 }
 
@@ -79,8 +80,8 @@ void Engine::check_request(const std::vector<int32_t>& prompt, const GenerationP
         fail(TL_STATUS_INVALID_ARGUMENT, "max_new_tokens = 0; expected at least 1");
     for (size_t i = 0; i < prompt.size(); ++i)
         if (prompt[i] < 0 || prompt[i] >= model_config_.vocab_size)
-            fail(TL_STATUS_INVALID_ARGUMENT, "token id ", prompt[i], " at position ", i, " is outside the vocabulary of ",
-                 model_config_.vocab_size);
+            fail(TL_STATUS_INVALID_ARGUMENT, "token id ", prompt[i], " at position ", i,
+                 " is outside the vocabulary of ", model_config_.vocab_size);
 }
 
 uint64_t Engine::submit(std::vector<int32_t> prompt, GenerationParams params, float* prompt_logits) {
@@ -179,8 +180,15 @@ bool Engine::step(std::vector<tl_event>& events, size_t capacity) {
 
 SampleParams Engine::sample_params(const Request& request) const {
     const GenerationParams& p = request.params;
-    return {p.seed, static_cast<int32_t>(request.tokens.size()), request.slot, p.temperature,      p.top_p, p.min_p,
-            p.repetition_penalty, p.top_k, p.logprobs};
+    return {p.seed,
+            static_cast<int32_t>(request.tokens.size()),
+            request.slot,
+            p.temperature,
+            p.top_p,
+            p.min_p,
+            p.repetition_penalty,
+            p.top_k,
+            p.logprobs};
 }
 
 void Engine::run_decode() {
@@ -192,8 +200,9 @@ void Engine::run_decode() {
         if (request->in_prefill()) continue;
         const int32_t position = request->kv_len;
         decode_step_.push_segment();
-        decode_step_.push_row({request->tokens.back(), position, request->slot,
-                               std::max(request->prompt_tokens, position + 1)}, shape_.tile_rows);
+        decode_step_.push_row(
+            {request->tokens.back(), position, request->slot, std::max(request->prompt_tokens, position + 1)},
+            shape_.tile_rows);
         decode_step_.push_sample(sample_params(*request));
         greedy = greedy && request->params.is_plain_greedy();
         penalty = penalty || request->params.uses_penalty();
@@ -229,8 +238,9 @@ void Engine::run_prefill() {
                                    shape_.tile_rows);
         }
         if (request->prompt_logits != nullptr)
-            wanted.push_back({first_row, rows,
-                              request->prompt_logits + static_cast<int64_t>(request->kv_len) * model_config_.vocab_size});
+            wanted.push_back(
+                {first_row, rows,
+                 request->prompt_logits + static_cast<int64_t>(request->kv_len) * model_config_.vocab_size});
         request->kv_len += rows;
         max_kv_len = std::max(max_kv_len, request->kv_len);
         penalty = penalty || request->params.uses_penalty();

@@ -22,8 +22,8 @@ GenerationParams GenerationParams::from_c(const tl_generation_config& c) {
     require(c.top_k >= 0, "top_k", c.top_k, "0 (off) or more");
     require(c.top_p > 0 && c.top_p <= 1, "top_p", c.top_p, "more than 0, at most 1 (off)");
     require(c.min_p >= 0 && c.min_p <= 1, "min_p", c.min_p, "0 (off) to 1");
-    require(std::isfinite(c.repetition_penalty) && c.repetition_penalty > 0, "repetition_penalty",
-            c.repetition_penalty, "more than 0 (1 is off)");
+    require(std::isfinite(c.repetition_penalty) && c.repetition_penalty > 0, "repetition_penalty", c.repetition_penalty,
+            "more than 0 (1 is off)");
     require(c.num_stop_token_ids >= 0 && (c.num_stop_token_ids == 0 || c.stop_token_ids != nullptr),
             "num_stop_token_ids", c.num_stop_token_ids, "the length of stop_token_ids");
     return {c.max_new_tokens,

@@ -49,16 +49,14 @@ struct Request {
 
     bool in_prefill() const { return kv_len < prompt_tokens; }
     int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
-    double elapsed_ms() const {
-        return std::chrono::duration<double, std::milli>(Clock::now() - submitted).count();
-    }
+    double elapsed_ms() const { return std::chrono::duration<double, std::milli>(Clock::now() - submitted).count(); }
 };
 
 // Prompt rows of one request in a prefill step whose logits its caller wants.
 struct PromptLogits {
     int32_t first_row;  // in the step
     int32_t num_rows;
-    float* target;      // [num_rows, vocab_size]
+    float* target;  // [num_rows, vocab_size]
 };
 
 }  // namespace tinyllm

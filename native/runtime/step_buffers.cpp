@@ -53,8 +53,7 @@ StepBuffers::StepBuffers(const StepCapacity& capacity, void* device)
 }
 
 void StepBuffers::clear() {
-    for (std::vector<int32_t>* list :
-         {&token_ids_, &positions_, &slots_, &rope_lens_, &segment_starts_, &logits_rows_})
+    for (std::vector<int32_t>* list : {&token_ids_, &positions_, &slots_, &rope_lens_, &segment_starts_, &logits_rows_})
         list->clear();
     sample_params_.clear();
     num_samples_ = 0;
@@ -95,8 +94,15 @@ void StepBuffers::push_padding() {
     push_segment();
     push_row({0, 0, -1, 1}, capacity_.rows);
     logits_rows_.push_back(num_rows() - 1);
-    sample_params_.push_back({.seed = 0, .position = 0, .slot = -1, .temperature = 0, .top_p = 1, .min_p = 0,
-                              .repetition_penalty = 1, .top_k = 0, .logprob = 0});
+    sample_params_.push_back({.seed = 0,
+                              .position = 0,
+                              .slot = -1,
+                              .temperature = 0,
+                              .top_p = 1,
+                              .min_p = 0,
+                              .repetition_penalty = 1,
+                              .top_k = 0,
+                              .logprob = 0});
 }
 
 void StepBuffers::upload(Backend& backend) {

@@ -17,7 +17,7 @@ namespace tinyllm {
 
 struct StepCapacity {
     int32_t rows;
-    int32_t segments;     // segments of all tiles together
+    int32_t segments;  // segments of all tiles together
     int32_t tiles;
     int32_t samples;    // tokens sampled in the step
     int32_t ascending;  // length of ascending_rows()

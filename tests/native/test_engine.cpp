@@ -108,26 +108,30 @@ TEST(submit_and_cancel_from_other_threads) {
     Engine engine(model, small_engine(4, 100, 32, 6));
     bench::load_synthetic(engine);
     constexpr int kThreads = 3, kRequests = 30;
-    std::atomic<int> running{kThreads}, finished{0};
+    std::atomic<int> running{kThreads};
+    int finished = 0;
     std::vector<std::thread> threads;
     for (int t = 0; t < kThreads; ++t)
         threads.emplace_back([&, t] {
             for (int i = 0; i < kRequests; ++i) {
-                const uint64_t id =
-                    engine.submit(bench::random_tokens(1 + (t * 7 + i) % 60, model.vocab_size, i), limit(1 + i % 5), nullptr);
+                const uint64_t id = engine.submit(bench::random_tokens(1 + (t * 7 + i) % 60, model.vocab_size, i),
+                                                  limit(1 + i % 5), nullptr);
                 if (i % 3 == 0) engine.cancel(id);
             }
             --running;
         });
-    bool busy = true;
-    while (busy || running > 0) {
+    const auto step = [&] {
         std::vector<tl_event> events;
-        busy = engine.step(events, engine.max_events());
+        const bool busy = engine.step(events, engine.max_events());
         for (const tl_event& event : events) finished += event.finish_reason != TL_FINISH_NONE;
-    }
+        return busy;
+    };
+    while (running > 0) step();
     for (std::thread& thread : threads) thread.join();
-    for (const uint64_t id : {uint64_t{0}, uint64_t{1}, uint64_t{999999}}) engine.cancel(id);  // no error
-    run(engine);
+    while (step()) {
+    }
+    for (const uint64_t id : {uint64_t{0}, uint64_t{1}, uint64_t{999999}}) engine.cancel(id);  // finished: no error
+    CHECK(!step());
     CHECK(finished == kThreads * kRequests);
     CHECK(engine.free_pages() == engine.total_pages());
 }

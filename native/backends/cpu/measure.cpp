@@ -30,10 +30,14 @@ double best_seconds(const Body& body) {
 auto multiply_adds(CpuIsa isa) {
 #if defined(__x86_64__)
     switch (isa) {
-        case CpuIsa::Avx512Bf16: return multiply_adds_avx512bf16;
-        case CpuIsa::Avx512: return multiply_adds_avx512;
-        case CpuIsa::Avx2: return multiply_adds_avx2;
-        case CpuIsa::Portable: break;
+        case CpuIsa::Avx512Bf16:
+            return multiply_adds_avx512bf16;
+        case CpuIsa::Avx512:
+            return multiply_adds_avx512;
+        case CpuIsa::Avx2:
+            return multiply_adds_avx2;
+        case CpuIsa::Portable:
+            break;
     }
 #else
     (void)isa;

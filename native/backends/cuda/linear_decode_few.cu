@@ -21,14 +21,6 @@ namespace {
 
 constexpr int kThreads = kSlices * kWarpSize;
 
-#ifdef TL_TRACE
-__device__ long long trace_time() { long long t; asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t)); return t; }
-__device__ long long tl_trace[256][132][8];
-#define TRACE(i) do { if (threadIdx.x == 0) tl_trace[weight.trace][blockIdx.x][i] = trace_time(); } while (0)
-#else
-#define TRACE(i)
-#endif
-
 // Partial sums: 2 buffers x kSlices x 16 outputs x 2 x pairs_of(rows) floats.
 __host__ __device__ constexpr int32_t pairs_of(int32_t rows) { return (rows + 1) / 2; }
 __host__ __device__ constexpr int32_t buffer_elements(int32_t rows) { return kSlices * 8 * pairs_of(rows); }
@@ -60,7 +52,6 @@ __global__ void __launch_bounds__(kThreads, kQuantized ? 2 : 1)
                     const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out, const int depth) {
     using Ring = WeightRing<T, kQuantized>;
     extern __shared__ __align__(kRingAlign) unsigned char shared[];
-    TRACE(0);
     release_successor();
     const int lane = threadIdx.x % kWarpSize, slice = warp_index();
     float4* partial = reinterpret_cast<float4*>(shared + kSlices * depth * Ring::slot_bytes(weight));
@@ -81,18 +72,14 @@ __global__ void __launch_bounds__(kThreads, kQuantized ? 2 : 1)
     };
 #pragma unroll 1
     for (int slot = 0; slot < depth; ++slot) request_next(slot);
-    TRACE(1);
     if (in.norm != nullptr) {
         const NormedInput<T, kThreads> normed(in, weight.k);
         wait_for_predecessor();
-        TRACE(2);
         normed.load(in, weight.k, weight.units, x);
     } else {
         wait_for_predecessor();
-        TRACE(2);
         load_input<T, kThreads>(in, weight.k, weight.units, x);
     }
-    TRACE(3);
 
     // Lanes without a row of their own read the last one; their columns of the result are dropped.
     const uint32_t x_row =
@@ -110,9 +97,6 @@ __global__ void __launch_bounds__(kThreads, kQuantized ? 2 : 1)
 #pragma unroll 1
         for (int32_t unit = first_unit; unit < end_unit; ++unit) {
             ring.wait(slot, parity, depth - 1);
-#ifdef TL_TRACE
-            if (turn == 0 && unit == first_unit) TRACE(4);
-#endif
             const auto x_address = [&](int, int chunk) { return x_row + (unit * kUnit + chunk * 8) * 2; };
             if (weight.groups_per_unit == 1)
                 add_unit<false>(sum, ring, slot, 0, weight, unit, unit == first_unit, x_address);
@@ -120,9 +104,6 @@ __global__ void __launch_bounds__(kThreads, kQuantized ? 2 : 1)
                 add_unit<true>(sum, ring, slot, 0, weight, unit, unit == first_unit, x_address);
             __syncwarp();
             request_next(slot);
-#ifdef TL_TRACE
-            if (turn == 0 && unit == first_unit) TRACE(5);
-#endif
             if (++slot == depth) {
                 slot = 0;
                 parity ^= 1;
@@ -143,32 +124,7 @@ __global__ void __launch_bounds__(kThreads, kQuantized ? 2 : 1)
                 write_outputs<T>(out, weight.bias, weight.n, row + 1, first, {total[1], total[3]}, addends[1]);
         }
     }
-#ifdef TL_TRACE
-    TRACE(6);
-    __syncthreads();
-    TRACE(7);
-#endif
 }
-#ifdef TL_TRACE
-}
-void dump_trace(int count) {
-    static long long t[256][132][8];
-    cudaMemcpyFromSymbol(t, tl_trace, sizeof t);
-    const char* names[] = {"start", "request", "waited", "loaded", "first", "unit1", "loopend", "end"};
-    printf("ns since the last end of the kernel before; min/median/max over blocks\n%6s", "");
-    for (int i = 0; i < 8; ++i) printf("%20s", names[i]);
-    printf("\n");
-    for (int l = 1; l < count; ++l) {
-        long long base = 0;
-        for (int b = 0; b < 132; ++b) base = std::max(base, t[l - 1][b][7]);
-        printf("%6lld", [&] { long long e = 0; for (int b = 0; b < 132; ++b) e = std::max(e, t[l][b][7]); return e - base; }());
-        for (int i = 0; i < 8; ++i) { long long v[132]; int c = 0; for (int b = 0; b < 132; ++b) if (t[l][b][0]) v[c++] = t[l][b][i] - base; std::sort(v, v + c);
-            printf("  %5lld/%5lld/%5lld", v[0], v[c / 2], v[c - 1]); }
-        printf("\n");
-    }
-}
-namespace {
-#endif
 
 template <typename T, bool kQuantized>
 int32_t shared_bytes(const DecodeWeight& weight, int32_t rows, bool normed, int depth) {
@@ -196,10 +152,6 @@ void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensor
     const int depth = ring_depth<T, kQuantized>(weight, input.rows, input.norm != nullptr);
     const int32_t bytes = shared_bytes<T, kQuantized>(weight, input.rows, input.norm != nullptr, depth);
     TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-#ifdef TL_TRACE
-    static int launches = 0;
-    const_cast<DecodeWeight&>(weight).trace = launches++ % 256;
-#endif
     const unsigned blocks = std::min(weight.num_tiles, device_traits().num_sms);
     launch_overlapped("launch of few_rows_kernel", kernel, {blocks, kThreads, static_cast<size_t>(bytes)}, cuda_stream,
                       weight, map, input, out, depth);

@@ -34,9 +34,6 @@ struct DecodeWeight {
     int32_t group_shift;      // log2 of the inputs of a group; 30 where a row is one group
     int32_t groups_per_unit;  // 1, 2 or 4; 1 where a group spans several units
     int32_t chunks;
-#ifdef TL_TRACE
-    int trace;
-#endif
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -44,9 +41,6 @@ constexpr bool kHasCopyEngine = true;
 #else
 constexpr bool kHasCopyEngine = false;
 #endif
-
-// The warp's index in its block, in a form that the compiler knows to be the same in all lanes.
-__device__ inline int warp_index() { return __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpSize, 0); }
 
 constexpr int kRingAlign = 1024;  // of the data of a slot: the swizzle goes by address
 constexpr int kMaxDepth = 4;
@@ -73,9 +67,9 @@ public:
         : weight_(weight), map_(map) {
         const int lane = threadIdx.x % kWarpSize;
         const int g = lane / 4, t = lane % 4, row = 2 * row_pair(g);
-        data_ = shared_address(shared) + first * kDataBytes;
-        scales_ = shared_address(shared) + slots * kDataBytes + first * scale_bytes(weight);
-        barriers_ = shared_address(shared) + slots * (kDataBytes + scale_bytes(weight)) + first * 8;
+        data_ = shared + first * kDataBytes;
+        scales_ = shared + slots * kDataBytes + first * scale_bytes(weight);
+        barriers_ = shared_address(shared + slots * (kDataBytes + scale_bytes(weight))) + first * 8;
         // Chunk of block 0 in row `row`; in row + 1 it is this ^ 1, in block 1 (int8) ^ 4.
         const int chunk = (t * kBoxes) ^ (row % 8);
         read_ = row * 128 + chunk * 16;
@@ -94,7 +88,8 @@ public:
     // Requests a unit of a tile into a slot that no lane reads any more.
     __device__ void request(int slot, int32_t tile, int32_t unit) const {
         const int32_t group = unit * kUnit >> weight_.group_shift;
-        const uint32_t data = data_ + slot * kDataBytes, scales = scales_ + slot * scale_bytes(weight_);
+        const uint32_t data = shared_address(data_ + slot * kDataBytes);
+        const uint32_t scales = shared_address(scales_ + slot * scale_bytes(weight_));
         const int lane = threadIdx.x % kWarpSize;
         if constexpr (kHasCopyEngine) {
             if (!elect_lane()) return;
@@ -143,23 +138,25 @@ public:
 
     // The lane's words of 64-block `block`: [row 2p or 2p + 1][word].
     __device__ void read(int slot, int block, uint32_t (&words)[2][kWords]) const {
-        const uint32_t data = data_ + slot * kDataBytes;
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
 #pragma unroll
-            for (int piece = 0; piece < kBoxes; ++piece) load_shared(data + address(block, row, piece), &words[row][4 * piece]);
+            for (int piece = 0; piece < kBoxes; ++piece) {
+                const unsigned char* source = data_ + slot * kDataBytes + address(block, row, piece);
+                const uint4 value = *reinterpret_cast<const uint4*>(source);
+                words[row][4 * piece] = value.x;
+                words[row][4 * piece + 1] = value.y;
+                words[row][4 * piece + 2] = value.z;
+                words[row][4 * piece + 3] = value.w;
+            }
         }
     }
 
     // Scales of the lane's two rows in group `group` of the unit, which must exist.
     __device__ __half2 scales(int slot, int group) const {
-        const int g = threadIdx.x % kWarpSize / 4;
-        uint32_t word;
-        asm volatile("ld.shared.b32 %0, [%1];"
-                     : "=r"(word)
-                     : "r"(scales_ + slot * scale_bytes(weight_) + group * kGroupBytes + row_pair(g) * 4)
-                     : "memory");
-        return *reinterpret_cast<const __half2*>(&word);
+        const int pair = row_pair(threadIdx.x % kWarpSize / 4);
+        const unsigned char* source = scales_ + slot * scale_bytes(weight_) + group * kGroupBytes;
+        return reinterpret_cast<const __half2*>(source)[pair];
     }
 
     // A fragment of step `step` (16 inputs) of a block.
@@ -187,16 +184,11 @@ private:
         return kQuantized ? weight.groups_per_unit * kGroupBytes : 0;
     }
 
-    static __device__ void load_shared(uint32_t address, uint32_t* words) {
-        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                     : "r"(address)
-                     : "memory");
-    }
-
     const DecodeWeight& weight_;
     const CUtensorMap& map_;
-    uint32_t data_, scales_, barriers_;
+    unsigned char* data_;
+    unsigned char* scales_;
+    uint32_t barriers_;
     uint32_t read_;      // address() of block 0, row 0, piece 0
     int32_t next_row_;  // from there to row 1
 };

@@ -4,17 +4,11 @@
 // in units of the current group's scale and is rescaled by old / new where the group changes.
 #pragma once
 
+#include "backends/cuda/device/fast_math.cuh"
 #include "backends/cuda/device/mma.cuh"
 #include "backends/cuda/linear_decode_ring.cuh"
 
 namespace tinyllm {
-
-// 1 / x to within 1 ulp, for normal x.
-__device__ inline float reciprocal(float x) {
-    float result;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
 
 // For 8 kColumnTiles rows of x: c[j] is the mma accumulator of rows 8j .. 8j + 7 of x.
 template <int kColumnTiles>

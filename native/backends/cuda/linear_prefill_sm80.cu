@@ -83,8 +83,8 @@ public:
 
 private:
     const unsigned char* source_;
-    int32_t row_bytes_;
     uint32_t target_;
+    int32_t row_bytes_;
     int rows_left_;
 };
 

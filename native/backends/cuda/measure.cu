@@ -121,9 +121,8 @@ double cuda_read_bandwidth(const MemoryPool& pool, const CudaStream& cuda_stream
     const int blocks = device_traits().num_sms * 4;
     fill_words<<<blocks, 512, 0, cuda_stream.get()>>>(words.data(), count);
     TL_CUDA_CHECK_LAUNCH("fill_words");
-    const double seconds = median_seconds(cuda_stream, [&] {
-        read_words<<<blocks, 512, 0, cuda_stream.get()>>>(words.data(), count, sink.data());
-    });
+    const double seconds = median_seconds(
+        cuda_stream, [&] { read_words<<<blocks, 512, 0, cuda_stream.get()>>>(words.data(), count, sink.data()); });
     return static_cast<double>(count * sizeof(uint4)) / seconds;
 }
 

@@ -38,10 +38,14 @@ __device__ inline void wait_for_copies() {
 // The same with a number that is known at run time, 0..3.
 __device__ inline void wait_for_copies(int pending) {
     switch (pending) {
-        case 0: return wait_for_copies<0>();
-        case 1: return wait_for_copies<1>();
-        case 2: return wait_for_copies<2>();
-        default: return wait_for_copies<3>();
+        case 0:
+            return wait_for_copies<0>();
+        case 1:
+            return wait_for_copies<1>();
+        case 2:
+            return wait_for_copies<2>();
+        default:
+            return wait_for_copies<3>();
     }
 }
 

@@ -8,6 +8,9 @@ namespace tinyllm {
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
+// The warp's index in its block, in a form that the compiler knows to be the same in all lanes.
+__device__ inline int warp_index() { return __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kWarpSize, 0); }
+
 struct Sum {
     __device__ float operator()(float a, float b) const { return a + b; }
 };
