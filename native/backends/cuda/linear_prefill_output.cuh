@@ -92,7 +92,7 @@ template <typename T, int kWidth>
 class OutputStage {
 public:
     static constexpr int kTokens = 32;
-    static constexpr int kPitch = kWidth + 4;      // floats; a half warp's pairs touch all banks
+    static constexpr int kPitch = kWidth + 4;  // floats; a half warp's pairs touch all banks
     static constexpr int kBytes = kTokens * kPitch * 4;
 
     // `team`: its number in the block, for its barrier. `first_output`: of the team's kWidth.

@@ -34,8 +34,9 @@ __device__ inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// One arrival at the barrier at the same place in block `rank` of the cluster. It orders nothing but this thread's own
-// reads of shared memory before it: .release.cluster would cost a fence of all memory, a tenth of a stage's time.
+// One arrival at the barrier at the same place in block `rank` of the cluster, for saying that this thread has done
+// with what it read from shared memory. It publishes no writes to the other block: .release.cluster would, by a fence
+// of all memory that takes longer than a stage of a pipeline should.
 __device__ inline void arrive_in_block(uint32_t barrier, uint32_t rank) {
     asm volatile(
         "{\n\t"
