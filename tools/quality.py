@@ -47,7 +47,7 @@ class Comparison:
         """The limits that these measures do not keep, in words."""
         checks = (
             (self.mean_kl <= MAX_MEAN_KL, f"mean KL {self.mean_kl:.5f} is above {MAX_MEAN_KL}"),
-            (self.same_top >= MIN_SAME_TOP, f"same top token {self.same_top:.2%} is below {MIN_SAME_TOP:.0%}"),
+            (self.same_top >= MIN_SAME_TOP, f"same top token {self.same_top:.3%} is below {MIN_SAME_TOP:.0%}"),
             (
                 abs(self.nll_difference) <= MAX_NLL_DIFFERENCE,
                 f"NLL difference {self.nll_difference:+.4f} is larger than {MAX_NLL_DIFFERENCE}",

@@ -1,12 +1,12 @@
 // Decode linear for few rows: y = RMSNorm(x) W^T + b (the norm is optional).
 //
 //   x: T [rows <= 8, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
-// Bound by reading the weights once. x lies in shared memory as a whole. A block takes a tile of 16 weight rows at a time,
-// each of its warps one slice of k, and joins the partial sums in shared memory: no block needs another, and every SM
-// gets the same number of tiles to within one. The rings run ahead into the next tiles.
+// Bound by reading the weights once. x lies in shared memory as a whole. A block takes a tile of 16 weight rows at a
+// time, each of its warps one slice of k, and joins the partial sums in shared memory: no block needs another, and
+// every SM gets the same number of tiles to within one. The rings run ahead into the next tiles.
 //
-// The next kernel's blocks start as soon as there is room on the SM and fill their rings before their input is there. So
-// two blocks must fit an SM: memory is then busy while one kernel ends and the next one fetches its input.
+// The next kernel's blocks start as soon as there is room on the SM and fill their rings before their input is there.
+// So two blocks must fit an SM: memory is then busy while one kernel ends and the next one fetches its input.
 #include <algorithm>
 
 #include "backends/cuda/device/dependency.cuh"
@@ -21,11 +21,11 @@ namespace {
 
 constexpr int kThreads = kSlices * kWarpSize;
 
-// Partial sums: 2 buffers x kSlices x 16 outputs x 2 x pairs_of(rows) floats.
+// A buffer holds a tile's partial sums: float4 [kSlices, 8, pairs_of(rows)], two outputs of two rows each.
 __host__ __device__ constexpr int32_t pairs_of(int32_t rows) { return (rows + 1) / 2; }
 __host__ __device__ constexpr int32_t buffer_elements(int32_t rows) { return kSlices * 8 * pairs_of(rows); }
 
-// Sum of the slices' sums (float4 [kSlices][8 pairs]) in the order of linear_decode_split.h.
+// Adds the slices' sums, 8 pairs apart from `sums` on, in the order of linear_decode_split.h.
 __device__ void join_slices(const float4* sums, int pairs, int chunks, float (&total)[4]) {
     const int slices_a_chunk = kSlices / chunks;
     float chunk[4] = {};
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, kQuantized ? 2 : 1)
     few_rows_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap map,
                     const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out, const int depth) {
     using Ring = WeightRing<T, kQuantized>;
-    extern __shared__ __align__(kRingAlign) unsigned char shared[];
+    extern __shared__ __align__(kRingAlign) unsigned char shared[];  // rings, two buffers of partial sums, x
     release_successor();
     const int lane = threadIdx.x % kWarpSize, slice = warp_index();
     float4* partial = reinterpret_cast<float4*>(shared + kSlices * depth * Ring::slot_bytes(weight));
@@ -132,8 +132,8 @@ int32_t shared_bytes(const DecodeWeight& weight, int32_t rows, bool normed, int 
            2 * buffer_elements(rows) * static_cast<int32_t>(sizeof(float4)) + input_bytes(weight.units, rows, normed);
 }
 
-// Slots of the rings: as many as let two blocks fit an SM; where not even two slots do, as many as fit one block; 0 where
-// that is not possible either.
+// Slots of the rings: as many as let two blocks fit an SM; where not even two slots do, as many as fit one block; 0
+// where that is not possible either.
 template <typename T, bool kQuantized>
 int ring_depth(const DecodeWeight& weight, int32_t rows, bool normed) {
     constexpr int kReserved = 1024;  // shared memory that the system takes a block
@@ -162,7 +162,8 @@ void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensor
 bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool normed) {
     if (rows > kFewRows || (normed && weight.k > NormedInput<__half, kThreads>::kMaxNormed)) return false;
     const int32_t few = static_cast<int32_t>(rows);
-    return (quantized ? ring_depth<__half, true>(weight, few, normed) : ring_depth<__half, false>(weight, few, normed)) > 0;
+    return (quantized ? ring_depth<__half, true>(weight, few, normed)
+                      : ring_depth<__half, false>(weight, few, normed)) > 0;
 }
 
 void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,

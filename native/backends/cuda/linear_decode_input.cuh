@@ -12,8 +12,8 @@ struct DecodeInput {
     int64_t row_stride;        // elements
     const int32_t* row_index;  // row of x for each row, or null: 0, 1, ..; only with `norm`
     int32_t rows;
-    bool aligned;              // rows start at multiples of 16 bytes and k % 8 == 0
-    const float* norm;         // float [k], or null
+    bool aligned;       // rows start at multiples of 16 bytes and k % 8 == 0
+    const float* norm;  // float [k], or null
     float norm_eps;
 };
 
@@ -33,8 +33,8 @@ union Vector8 {
     T element[8];
 };
 
-// Fills `target` T [rows, input_pitch(units)] with x as it is, zero from k on. x is read past L1: the predecessor may have
-// written it while this kernel already ran. All threads call; ends with a barrier.
+// Fills `target` T [rows, input_pitch(units)] with x as it is, zero from k on. x is read past L1: the predecessor may
+// have written it while this kernel already ran. All threads call; ends with a barrier.
 template <typename T, int kThreads>
 __device__ void load_input(const DecodeInput& in, int32_t k, int32_t units, unsigned char* target) {
     constexpr int kHeld = 4;  // loads in flight

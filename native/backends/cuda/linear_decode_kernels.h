@@ -1,9 +1,9 @@
 // The two decode kernels, called by linear_decode.cu. They sum in the same order (linear_decode_split.h).
 #pragma once
 
+#include "backends/cuda/linear.h"
 #include "backends/cuda/linear_decode_input.cuh"
 #include "backends/cuda/linear_decode_ring.cuh"
-#include "backends/cuda/linear.h"
 
 namespace tinyllm {
 

@@ -1,10 +1,10 @@
 // Decode linear for up to 64 rows: y = x W^T + b on tensor cores, the weights read once.
 //
 //   x: T [rows <= 64, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
-// A block takes 16 tiles (256 weight rows) and one chunk of k; weights and x go unit by unit through a ring that the block
-// shares. Where k is cut into several chunks, the partial sums go through memory and a second kernel adds them. Bound by
-// reading the weights up to about 32 rows, then by the tensor cores and by the shared memory that feeds them: there a
-// warp takes two tiles and half of the rows of x, which reads x half as often from shared memory.
+// A block takes 16 tiles (256 weight rows) and one chunk of k; weights and x go unit by unit through a ring that the
+// block shares. Where k is cut into several chunks, the partial sums go through memory and a second kernel adds them.
+// Bound by reading the weights up to about 32 rows, then by the tensor cores and by the shared memory that feeds them:
+// there a warp takes two tiles and half of the rows of x, which reads x half as often from shared memory.
 #include <algorithm>
 
 #include "backends/cuda/device/dependency.cuh"

@@ -62,8 +62,8 @@ public:
     // Slots first .. first + count - 1 of the `slots` that lie in `shared` (kRingAlign-aligned): all data, then all
     // scales, then all barriers. `map` describes the weight in boxes of 16 rows x 128 bytes to the copy engine. Where
     // `owner`, the warp makes the barriers of its slots.
-    __device__ WeightRing(const DecodeWeight& weight, const CUtensorMap& map, unsigned char* shared, int slots, int first,
-                          int count, bool owner)
+    __device__ WeightRing(const DecodeWeight& weight, const CUtensorMap& map, unsigned char* shared, int slots,
+                          int first, int count, bool owner)
         : weight_(weight), map_(map) {
         const int lane = threadIdx.x % kWarpSize;
         const int g = lane / 4, t = lane % 4, row = 2 * row_pair(g);
@@ -112,7 +112,8 @@ public:
 #pragma unroll
                 for (int piece = 0; piece < 2 * kBoxes; ++piece) {
                     const int32_t column = unit * kUnit + block * 64 + t * 16 + piece / 2 * 8;
-                    const int64_t at = int64_t{row + piece % 2} * weight_.k_padded + min(column, weight_.k_padded - 16 / kBoxes);
+                    const int64_t at =
+                        int64_t{row + piece % 2} * weight_.k_padded + min(column, weight_.k_padded - 16 / kBoxes);
                     copy_async_16(data + address(block, piece % 2, piece / 2), weight_.data + at * kBoxes,
                                   column < weight_.k_padded ? 16 : 0);
                 }
@@ -125,8 +126,8 @@ public:
         }
     }
 
-    // Waits for the unit in a slot. `parity` counts the turns of the ring. Before compute capability 9.0 all but the last
-    // `pending` groups of copies are waited for instead.
+    // Waits for the unit in a slot. `parity` counts the turns of the ring. Before compute capability 9.0 all but the
+    // last `pending` groups of copies are waited for instead.
     __device__ void wait(int slot, uint32_t parity, int pending) const {
         if constexpr (kHasCopyEngine) {
             wait_for_phase(barriers_ + slot * 8, parity);
@@ -189,7 +190,7 @@ private:
     unsigned char* data_;
     unsigned char* scales_;
     uint32_t barriers_;
-    uint32_t read_;      // address() of block 0, row 0, piece 0
+    uint32_t read_;     // address() of block 0, row 0, piece 0
     int32_t next_row_;  // from there to row 1
 };
 

@@ -1,9 +1,10 @@
 // How the decode kernels split the sum over k. The order of summation follows from here, so nothing in this file may
 // depend on the number of rows or on the device.
 //
-// The inputs are cut into units of 128, the units into kSlices slices, the slices into `chunks` equal chunks. A slice is
-// summed in one chain by the tensor cores; then
-//     y = sum over chunks (sum over the slices of the chunk (chain over the units of the slice)),  each in ascending order
+// The inputs are cut into units of 128, the units into kSlices slices, the slices into `chunks` equal chunks. A slice
+// is summed in one chain by the tensor cores; then
+//     y = sum over chunks (sum over the slices of the chunk (chain over the units of the slice)),  each in ascending
+//     order
 #pragma once
 
 #include <cstdint>
@@ -22,10 +23,10 @@ TL_HOST_DEVICE constexpr int32_t slice_begin(int32_t units, int32_t slice) {
     return static_cast<int32_t>(int64_t{units} * slice / kSlices);
 }
 
-// Chunks of a weight [n, k]: 1, 2, 4 or 8. Where rows are many, a chunk is a block's share of k, and the partial sums of
-// the chunks go through memory.
+// Chunks of a weight [n, k]: 1, 2, 4 or 8. Where rows are many, a chunk is a block's share of k, and the partial sums
+// of the chunks go through memory.
 inline int32_t decode_chunks(int32_t n, int32_t k) {
-    constexpr double kBlocks = 132;    // that run at a time; a model shall give the same bits on every GPU
+    constexpr double kBlocks = 132;     // that run at a time; a model shall give the same bits on every GPU
     constexpr double kBlockRows = 256;  // weight rows of a block
     const double row_blocks = static_cast<double>((n + 255) / 256);
     int32_t best = 1;

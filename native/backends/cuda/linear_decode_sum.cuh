@@ -37,10 +37,11 @@ struct TileSum {
     }
 };
 
-// Adds the unit in slot `slot` of kTiles tiles; those of the next tile lie tile_slots further. `first_of_slice`: the sums
-// are still empty. x_address(j, chunk) is the shared address of 16-byte chunk `chunk` (8 inputs of the unit) of the
-// lane's row of x in column tile j: the lane gives row lane % 8 and chunk + lane / 8 to load_matrices(). kManyGroups:
-// the unit has several groups; without, its whole body is free of branches, so that conversions fill the gaps between mma.
+// Adds the unit in slot `slot` of kTiles tiles; those of the next tile lie tile_slots further. `first_of_slice`: the
+// sums are still empty. x_address(j, chunk) is the shared address of 16-byte chunk `chunk` (8 inputs of the unit) of
+// the lane's row of x in column tile j: the lane gives row lane % 8 and chunk + lane / 8 to load_matrices().
+// kManyGroups: the unit has several groups; without, its whole body is free of branches, so that conversions fill the
+// gaps between mma.
 template <bool kManyGroups, typename T, bool kQuantized, int kTiles, int kColumnTiles, typename Address>
 __device__ void add_unit(TileSum<kColumnTiles> (&sums)[kTiles], const WeightRing<T, kQuantized>& ring, int slot,
                          int tile_slots, const DecodeWeight& weight, int32_t unit, bool first_of_slice,
