@@ -105,7 +105,7 @@ private:
                 weight.scales = weights_.back()->data();
                 backend_->fill_zero(weight.scales, layout.scale_bytes());
             }
-            backend_->load_linear(tracker_, weight, {}, {DType::F16, spec.n, spec.k, values.data()});
+            backend_->load_linear(tracker_, weight, {}, {DType::F16, spec.n, spec.k, values.data()}, nullptr);
             out.push_back(weight);
         }
         return out;

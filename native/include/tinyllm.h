@@ -192,7 +192,9 @@ TL_API tl_status tl_plan(const tl_model_config* model, const tl_engine_config* e
 /* Allocates everything the plan names. Weights are then handed over with tl_engine_load_tensor, in any order. */
 TL_API tl_status tl_engine_create(const tl_model_config* model, const tl_engine_config* engine, tl_engine** out);
 /* `name` is canonical ("layers.0.self_attn.q_proj.weight"); `data` is row-major, only read during the call, and may be
- * unaligned. The tensor is checked (shape, NaN, Inf) and quantised on the way. */
+ * unaligned. The tensor is checked (shape, NaN, Inf) and quantised on the way. Each tensor comes once. W8A16 is most
+ * accurate in the order of the forward pass; a tied embedding may then come a second time, after "norm.weight", to be
+ * quantised again with what is known by then. */
 TL_API tl_status tl_engine_load_tensor(tl_engine* engine, const char* name, int32_t dtype, const int64_t* shape,
                                        int32_t num_dims, const void* data);
 /* After the last tensor: fails naming tensors that never came. Requests are accepted from here on. */

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/error.h"
+#include "memory/allocation.h"
 #include "model/plan.h"
 #include "model/rope.h"
+#include "model/scale_search.h"
+#include "model/tensor_values.h"
 
 namespace tinyllm {
 
@@ -20,17 +22,11 @@ std::string shape_text(const std::vector<int64_t>& shape) {
     return text + "]";
 }
 
-// Element i of an unaligned array.
+// Element i of the flat tensor.
 float element(const HostTensor& tensor, int64_t i) {
-    const char* at = static_cast<const char*>(tensor.data) + i * static_cast<int64_t>(dtype_size(tensor.dtype));
-    if (tensor.dtype == DType::F32) {
-        float value;
-        std::memcpy(&value, at, sizeof value);
-        return value;
-    }
-    uint16_t bits;
-    std::memcpy(&bits, at, sizeof bits);
-    return tensor.dtype == DType::F16 ? to_float(f16{bits}) : to_float(bf16{bits});
+    float value;
+    read_values(tensor, i, 1, &value);
+    return value;
 }
 
 // Everything that a layer's matrices need to be named, sized and filled, in one place.
@@ -41,12 +37,20 @@ LinearSpec o_spec(const ModelConfig& c, int layer) {
     return {layer_name(layer) + ".o_proj", Component::Weights, c.hidden_dim, c.q_dim(), c.quantization, c.o_bias};
 }
 LinearSpec gate_up_spec(const ModelConfig& c, int layer) {
-    return {layer_name(layer) + ".gate_up", Component::Weights, 2 * c.intermediate_dim,
-            c.hidden_dim,                   c.quantization,     c.mlp_bias};
+    return {layer_name(layer) + ".gate_up",
+            Component::Weights,
+            2 * c.intermediate_dim,
+            c.hidden_dim,
+            c.quantization,
+            c.mlp_bias};
 }
 LinearSpec down_spec(const ModelConfig& c, int layer) {
-    return {layer_name(layer) + ".down_proj", Component::Weights, c.hidden_dim,
-            c.intermediate_dim,               c.quantization,     c.mlp_bias};
+    return {layer_name(layer) + ".down_proj",
+            Component::Weights,
+            c.hidden_dim,
+            c.intermediate_dim,
+            c.quantization,
+            c.mlp_bias};
 }
 // Tied, the table is also the output matrix and is quantised like one; untied it is only looked up in and stays 16-bit.
 LinearSpec embedding_spec(const ModelConfig& c) {
@@ -62,7 +66,8 @@ LinearSpec head_spec(const ModelConfig& c) {
 std::vector<LinearSpec> linear_specs(const ModelConfig& config) {
     std::vector<LinearSpec> specs = {embedding_spec(config)};
     for (int i = 0; i < config.num_layers; ++i)
-        specs.insert(specs.end(), {qkv_spec(config, i), o_spec(config, i), gate_up_spec(config, i), down_spec(config, i)});
+        specs.insert(specs.end(),
+                     {qkv_spec(config, i), o_spec(config, i), gate_up_spec(config, i), down_spec(config, i)});
     if (!config.tie_word_embeddings) specs.push_back(head_spec(config));
     return specs;
 }
@@ -83,13 +88,17 @@ std::vector<VectorSpec> vector_specs(const ModelConfig& config) {
 
 WeightLoader::WeightLoader(const ModelConfig& config, Backend& backend, MemoryTracker& tracker,
                            const PlannedMemory& memory)
-    : config_(config), backend_(backend), tracker_(tracker), memory_(memory) {
+    : config_(config), backend_(backend), tracker_(tracker), memory_(memory), importance_(config) {
     const auto vector = [&](const std::string& name) { return static_cast<float*>(memory_.at(name)); };
     weights_.embedding = linear(embedding_spec(config_));
     weights_.head = config_.tie_word_embeddings ? weights_.embedding : linear(head_spec(config_));
     weights_.norm = {vector("norm"), config_.rms_norm_eps};
-    weights_.rope = {vector("rope.inv_freq"), config_.rotary_dim,  config_.rope_attention_factor,
-                     config_.rope_type == RopeType::Dynamic, config_.rope_theta, config_.rope_factor,
+    weights_.rope = {vector("rope.inv_freq"),
+                     config_.rotary_dim,
+                     config_.rope_attention_factor,
+                     config_.rope_type == RopeType::Dynamic,
+                     config_.rope_theta,
+                     config_.rope_factor,
                      config_.rope_original_max_seq_len};
     add_linear("embed_tokens", weights_.embedding, {}, config_.vocab_size, false);
     if (!config_.tie_word_embeddings) add_linear("lm_head", weights_.head, {}, config_.vocab_size, false);
@@ -137,8 +146,14 @@ void WeightLoader::describe_layer(int index) {
 // Padding must be zero, and biases arrive in parts, so both are cleared first.
 LinearWeight WeightLoader::linear(const LinearSpec& spec) const {
     const LinearLayout layout = spec.layout(config_, backend_.kind());
-    LinearWeight weight{spec.n, spec.k, spec.quantization, config_.group_length(spec.k), config_.dtype,
-                        memory_.at(spec.name + ".weight"), nullptr, nullptr};
+    LinearWeight weight{spec.n,
+                        spec.k,
+                        spec.quantization,
+                        config_.group_length(spec.k),
+                        config_.dtype,
+                        memory_.at(spec.name + ".weight"),
+                        nullptr,
+                        nullptr};
     if (spec.quantization == QuantizationType::W8A16) weight.scales = memory_.at(spec.name + ".scales");
     if (layout.n_padded != spec.n || layout.k_padded != spec.k) {
         backend_.fill_zero(weight.data, layout.weight_bytes());
@@ -167,36 +182,53 @@ void WeightLoader::load(const std::string& name, DType dtype, const std::vector<
     if (found == targets_.end() || found->name != name)
         fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' does not belong to this model");
     Target& target = *found;
-    if (target.loaded) fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' was loaded twice");
+    // A tied table may come again once it is known how its inputs count as the output matrix.
+    if (target.loaded && importance_.of(name) == nullptr)
+        fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' was loaded twice");
     const bool is_matrix = target.weight.data != nullptr;
     const std::vector<int64_t> expected =
         is_matrix ? std::vector<int64_t>{target.num_rows, target.weight.k} : std::vector<int64_t>{target.num_rows};
     if (shape != expected)
         fail(TL_STATUS_CHECKPOINT, "tensor '", name, "': expected shape ", shape_text(expected), ", found ",
              shape_text(shape));
-    const HostTensor tensor{dtype, is_matrix ? target.num_rows : 1, is_matrix ? target.weight.k : target.num_rows, data};
+    const HostTensor tensor{dtype, is_matrix ? target.num_rows : 1, is_matrix ? target.weight.k : target.num_rows,
+                            data};
     if (is_matrix) {
-        const int64_t bad = backend_.load_linear(tracker_, target.weight, target.rows, tensor);
+        const int64_t bad = load_matrix(target, tensor);
         if (bad >= 0)
             fail(TL_STATUS_CHECKPOINT, "tensor '", name, "': element [", bad / tensor.cols, ", ", bad % tensor.cols,
                  "] is ", element(tensor, bad), "; weights must be finite and within the range of float16");
     } else {
         load_vector(target, tensor, name);
     }
+    if (config_.quantization == QuantizationType::W8A16) importance_.add(name, tensor);
     target.loaded = true;
+}
+
+// Backend::load_linear with the best scales; returns what it returns.
+int64_t WeightLoader::load_matrix(const Target& target, const HostTensor& tensor) {
+    const LinearWeight& weight = target.weight;
+    if (weight.quantization != QuantizationType::W8A16)
+        return backend_.load_linear(tracker_, weight, target.rows, tensor, nullptr);
+    const int64_t groups = (weight.k + weight.group_length - 1) / weight.group_length;
+    const HostBuffer scales(tracker_, Component::Staging, tensor.rows * groups * sizeof(f16), target.name + " scales");
+    f16* const chosen = static_cast<f16*>(scales.data());
+    choose_scales(tensor, weight.group_length, importance_.of(target.name), chosen);
+    return backend_.load_linear(tracker_, weight, target.rows, tensor, chosen);
 }
 
 void WeightLoader::load_vector(const Target& target, const HostTensor& tensor, const std::string& name) {
     std::vector<float> values(tensor.cols);
+    read_values(tensor, 0, tensor.cols, values.data());
     for (int64_t i = 0; i < tensor.cols; ++i) {
-        values[i] = element(tensor, i);
         if (!std::isfinite(values[i]))
             fail(TL_STATUS_CHECKPOINT, "tensor '", name, "': element [", i, "] is ", values[i],
                  "; weights must be finite");
     }
     if (target.vector == nullptr) {
         for (const float value : values)
-            if (value <= 0) fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' holds ", value, "; expected positive factors");
+            if (value <= 0)
+                fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' holds ", value, "; expected positive factors");
         freq_factors_ = std::move(values);
         return;
     }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/importance.h"
 #include "model/layout.h"
 #include "ops/backend.h"
 
@@ -51,7 +52,8 @@ struct ModelWeights {
     RopeParams rope;
 };
 
-// Fills the planned weight memory from checkpoint tensors, in any order, each once.
+// Fills the planned weight memory from checkpoint tensors, in any order, each once. W8A16 is most accurate in the order
+// of the forward pass with a tied table once more at the end, which quantises it again (model/importance.h).
 class WeightLoader {
 public:
     WeightLoader(const ModelConfig& config, Backend& backend, MemoryTracker& tracker, const PlannedMemory& memory);
@@ -67,11 +69,11 @@ private:
     // Where one checkpoint tensor goes: rows of a matrix, or elements of a float vector.
     struct Target {
         std::string name;
-        LinearWeight weight;       // data null for vectors
+        LinearWeight weight;      // data null for vectors
         float* vector = nullptr;  // null for matrices and for rope_freqs.weight
         RowMap rows;
-        int64_t num_rows = 0;      // elements for vectors
-        bool shared = false;       // other tensors fill the same vector
+        int64_t num_rows = 0;  // elements for vectors
+        bool shared = false;   // other tensors fill the same vector
         bool loaded = false;
     };
 
@@ -79,6 +81,7 @@ private:
     void add_vector(const std::string& tensor, const float* data, int32_t size);
     void describe_layer(int index);
     LinearWeight linear(const LinearSpec& spec) const;
+    int64_t load_matrix(const Target& target, const HostTensor& tensor);
     void load_vector(const Target& target, const HostTensor& tensor, const std::string& name);
 
     const ModelConfig config_;
@@ -88,6 +91,7 @@ private:
     ModelWeights weights_;
     std::vector<Target> targets_;  // sorted by name after construction
     std::vector<float> freq_factors_;
+    InputImportance importance_;
 };
 
 }  // namespace tinyllm

@@ -59,13 +59,15 @@ public:
     virtual void bind_scratch(void* data, size_t bytes) = 0;
 
     // Quantises (W8A16) or converts (NONE) a checkpoint tensor into the packed layout; `rows` says where its rows land.
-    // W8A16: scale = absmax / 127 of the group rounded to f16, q = clamp(round_half_even(w / scale), -127, 127); an
-    // all-zero group has scale 0. `tensor.data` may be reused on return. Returns the flat index of the first NaN or Inf (or of
-    // a value whose group scale overflows f16 or, with NONE, that overflows the activation type), -1 if none. `tracker` accounts for staging memory.
+    // W8A16: q = clamp(round_half_even(w / scale), -127, 127), and 0 where the scale is 0. `scales` is host memory,
+    // [tensor.rows, groups], finite and not negative; null: f16(absmax / 127) of each group. `tensor.data` and `scales`
+    // may be reused on return. Returns the flat index of the first NaN or Inf (or of a value whose absmax / 127
+    // overflows f16 or, with NONE, that overflows the activation type), -1 if none. `tracker` accounts for staging
+    // memory.
     virtual int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
-                                const HostTensor& tensor) = 0;
-    // Gives back what load_linear keeps from call to call (staging memory). The `tracker` of those calls must live until
-    // then, or until the backend is gone.
+                                const HostTensor& tensor, const f16* scales) = 0;
+    // Gives back what load_linear keeps from call to call (staging memory). The `tracker` of those calls must live
+    // until then, or until the backend is gone.
     virtual void finish_load() {}
 
     // The decode step to run in place of `key`: num_rows and max_kv_len may be raised (with padding rows, at most
@@ -79,7 +81,8 @@ public:
 
     // Runs `body`, which enqueues one step. A backend that can captures it once a key and replays it.
     virtual void run_step(const StepKey& key, const std::function<void()>& body) = 0;
-    // Device memory that the steps captured so far take, by the driver's count of free bytes. In no plan and no tracker.
+    // Device memory that the steps captured so far take, by the driver's count of free bytes. In no plan and no
+    // tracker.
     virtual uint64_t captured_bytes() const { return 0; }
 };
 

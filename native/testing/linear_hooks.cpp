@@ -1,9 +1,10 @@
-// Test hooks of the ops around linear layers: load_linear, embed, linear_residual, gate_up, logits.
+// Test hooks of the ops around linear layers: load_linear, choose_scales, embed, linear_residual, gate_up, logits.
 #include <vector>
 
 #include "core/api_guard.h"
 #include "core/error.h"
 #include "model/layout.h"
+#include "model/scale_search.h"
 #include "testing/test_run.h"
 #include "testing/testing.h"
 
@@ -50,12 +51,21 @@ void read_scales(TestRun& run, const LinearWeight& weight, const PackedIndex& in
             scales[row * layout.groups + group] = to_float(packed[index.scale(row, group)]);
 }
 
-void load_linear(const tl_test_target& target, const tl_test_tensor& tensor, float* values, float* scales,
-                 int64_t* first_bad) {
+int64_t num_groups(const tl_test_tensor& tensor, int32_t group_length) {
+    return (tensor.cols + group_length - 1) / group_length;
+}
+
+void load_linear(const tl_test_target& target, const tl_test_tensor& tensor, const float* given_scales, float* values,
+                 float* scales, int64_t* first_bad) {
     const tl_test_batch no_rows{};
     TestRun run(target, model_with(target, tensor.cols, 1, tensor.rows), no_rows);
     const LinearWeight weight = run.empty_linear(tensor.rows, tensor.cols, "weight");
-    *first_bad = run.load_part(weight, {{}, tensor});
+    std::vector<f16> given;
+    if (given_scales != nullptr) {
+        given.resize(tensor.rows * num_groups(tensor, weight.group_length));
+        for (size_t i = 0; i < given.size(); ++i) given[i] = from_float<f16>(given_scales[i]);
+    }
+    *first_bad = run.load_part(weight, {{}, tensor}, given_scales == nullptr ? nullptr : given.data());
     run.finish();
     if (*first_bad >= 0) return;
     const DeviceKind device = run.backend().kind();
@@ -67,6 +77,13 @@ void load_linear(const tl_test_target& target, const tl_test_tensor& tensor, flo
     } else {
         with_type(weight.dtype, [&](auto type) { read_weights<decltype(type)>(run, weight, index, values); });
     }
+}
+
+void choose_scales(const tl_test_tensor& tensor, int32_t group_length, const float* importance, float* scales) {
+    std::vector<f16> chosen(tensor.rows * num_groups(tensor, group_length));
+    tinyllm::choose_scales({static_cast<DType>(tensor.dtype), tensor.rows, tensor.cols, tensor.data}, group_length,
+                           importance, chosen.data());
+    for (size_t i = 0; i < chosen.size(); ++i) scales[i] = to_float(chosen[i]);
 }
 
 void embed(const tl_test_target& target, const tl_test_batch& batch, const tl_test_tensor& table, uint32_t* seen,
@@ -133,9 +150,14 @@ void logits(const tl_test_target& target, const tl_test_batch& batch, const tl_t
 
 using namespace tinyllm;
 
-tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor, float* values, float* scales,
-                              int64_t* first_bad) {
-    return guarded([&] { testing::load_linear(*target, *tensor, values, scales, first_bad); });
+tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor, const float* given_scales,
+                              float* values, float* scales, int64_t* first_bad) {
+    return guarded([&] { testing::load_linear(*target, *tensor, given_scales, values, scales, first_bad); });
+}
+
+tl_status tl_test_choose_scales(const tl_test_tensor* tensor, int32_t group_length, const float* importance,
+                                float* scales) {
+    return guarded([&] { testing::choose_scales(*tensor, group_length, importance, scales); });
 }
 
 tl_status tl_test_embed(const tl_test_target* target, const tl_test_batch* batch, const tl_test_tensor* table,

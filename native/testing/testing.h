@@ -86,11 +86,15 @@ typedef struct tl_test_qkv_weights {
     tl_test_norm k_norm;
 } tl_test_qkv_weights;
 
-// Backend::load_linear, read back: `values` float [rows, cols] are q (W8A16) or the weights in T (NONE); `scales`
-// float [rows, groups] is written for W8A16 only; `first_bad` is what load_linear returned, and where it is not -1 the
-// two others are not written.
-TL_API tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor, float* values,
-                                     float* scales, int64_t* first_bad);
+// Backend::load_linear, read back: `given_scales` float [rows, groups], or null for absmax / 127; `values` float [rows,
+// cols] are q (W8A16) or the weights in T (NONE); `scales` float [rows, groups] is written for W8A16 only; `first_bad`
+// is what load_linear returned, and where it is not -1 the two others are not written.
+TL_API tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor,
+                                     const float* given_scales, float* values, float* scales, int64_t* first_bad);
+
+// choose_scales of model/scale_search.h. importance: [cols] or null; scales: float [rows, groups], written.
+TL_API tl_status tl_test_choose_scales(const tl_test_tensor* tensor, int32_t group_length, const float* importance,
+                                       float* scales);
 
 // Ops::embed. seen: uint32 [num_slots, ceil(rows of table / 32)], updated in place, or null;
 // hidden: float [num_rows, cols of table].

@@ -86,6 +86,9 @@ def _load_checkpoint(
     if max_step_tokens is not None and (not isinstance(max_step_tokens, int) or max_step_tokens < 1):
         raise ConfigError(f"max_step_tokens must be a positive integer or None; got {max_step_tokens!r}")
     tensors = list(checkpoint.tensors())
+    if config.tie_word_embeddings and config.quantization is QuantizationType.W8A16:
+        # Again at the end: only then is it known which of its weights matter most (native/model/importance.h).
+        tensors += [tensor for tensor in tensors if tensor.name == "embed_tokens.weight"]
     rope_freq_factors = any(tensor.name == "rope_freqs.weight" for tensor in tensors)
     if kv_cache is None:
         kv_cache = default_kv_cache(config)

@@ -68,7 +68,7 @@ void check_row(const Target& target, int64_t target_row, const Array& values, in
 int64_t load(CpuIsa isa, QuantizationType quantization, DType dtype, const Array& values, int64_t rows, int64_t cols) {
     const Tensor tensor(values, rows, cols);
     Target target(quantization, dtype, static_cast<int32_t>(rows), static_cast<int32_t>(cols), 32);
-    return quantize_linear(isa, target.weight, {}, tensor.host());
+    return quantize_linear(isa, target.weight, {}, tensor.host(), nullptr);
 }
 
 }  // namespace
@@ -88,7 +88,7 @@ TEST(quantises_as_defined) {
                     const Array array(source, values);
                     const Tensor tensor(array, kRows, k);
                     Target target(QuantizationType::W8A16, DType::F16, kRows, k, group_length);
-                    CHECK(quantize_linear(isa, target.weight, {}, tensor.host()) == -1);
+                    CHECK(quantize_linear(isa, target.weight, {}, tensor.host(), nullptr) == -1);
                     for (int64_t row = 0; row < kRows; ++row) check_row(target, row, array, row);
                 }
 }
@@ -99,7 +99,7 @@ TEST(halves_round_to_even) {
     for (CpuIsa isa : available_isas()) {
         const Array array(DType::F32, values);
         Target target(QuantizationType::W8A16, DType::F16, 1, 20, 20);
-        CHECK(quantize_linear(isa, target.weight, {}, Tensor(array, 1, 20).host()) == -1);
+        CHECK(quantize_linear(isa, target.weight, {}, Tensor(array, 1, 20).host(), nullptr) == -1);
         const int8_t expected[] = {127, 0, 2, 2, 0, -2, 126, -127, 4};
         for (int i = 0; i < 9; ++i) CHECK(static_cast<int8_t>(target.data[i]) == expected[i]);
     }
@@ -114,7 +114,7 @@ TEST(converts_unquantised_weights) {
                     const Array array(source, random_floats(int64_t{kRows} * k, 3));
                     const Tensor tensor(array, kRows, k);
                     Target target(QuantizationType::NONE, dtype, kRows, k, k);
-                    CHECK(quantize_linear(isa, target.weight, {}, tensor.host()) == -1);
+                    CHECK(quantize_linear(isa, target.weight, {}, tensor.host(), nullptr) == -1);
                     Array expected(dtype, int64_t{kRows} * k);
                     for (int64_t i = 0; i < kRows * k; ++i) expected.set(i, array.at(i));
                     CHECK(std::memcmp(target.data.data(), expected.data(), target.data.size()) == 0);
@@ -128,7 +128,7 @@ TEST(rows_land_where_the_map_says) {
             const Array array(DType::BF16, random_floats(kRows * kK, 4));
             const Tensor tensor(array, kRows, kK);
             Target target(QuantizationType::W8A16, DType::BF16, 2 * kRows, kK, 32);
-            CHECK(quantize_linear(isa, target.weight, map, tensor.host()) == -1);
+            CHECK(quantize_linear(isa, target.weight, map, tensor.host(), nullptr) == -1);
             std::vector<bool> filled(2 * kRows);
             for (int64_t row = 0; row < kRows; ++row) {
                 check_row(target, map.start + row * map.stride, array, row);

@@ -174,8 +174,8 @@ def _shape(shape: AttentionShape) -> ctypes.Structure:
     )
 
 
-def load_linear(target: Target, weight: NDArray) -> tuple[Floats, Floats, int]:
-    """Backend::load_linear of `weight` [n, k], read back.
+def load_linear(target: Target, weight: NDArray, given_scales: Floats | None = None) -> tuple[Floats, Floats, int]:
+    """Backend::load_linear of `weight` [n, k], read back. given_scales: [n, groups], None for absmax / 127.
 
     Returns (values, scales, first_bad): values float32 [n, k] are the int8 weights, or for NONE the weights in T;
     scales float32 [n, groups] (no columns for NONE); first_bad the flat index of the first value that cannot be
@@ -188,8 +188,26 @@ def load_linear(target: Target, weight: NDArray) -> tuple[Floats, Floats, int]:
     values = np.full((n, k), np.nan, np.float32)
     scales = np.full((n, groups), np.nan, np.float32)
     first_bad = ctypes.c_int64()
-    call.run("load_linear", call.linear(Linear(weight)), values, scales, ctypes.byref(first_bad))
+    given = call.optional(given_scales, np.float32)
+    call.run("load_linear", call.linear(Linear(weight)), given, values, scales, ctypes.byref(first_bad))
     return values, scales, first_bad.value
+
+
+def choose_scales(weight: NDArray, group_size: int, importance: Floats | None = None) -> Floats:
+    """choose_scales of `weight` [n, k] with `importance` [k] or None: scales float32 [n, groups]."""
+    n, k = weight.shape
+    length = group_size or k
+    scales = np.full((n, -(-k // length)), np.nan, np.float32)
+    array = np.ascontiguousarray(weight)
+    counts = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    _native.call(
+        "tl_test_choose_scales",
+        ctypes.byref(_Tensor(data=array.ctypes.data, dtype=_native.DTYPES[array.dtype.name], rows=n, cols=k)),
+        _i32(length),
+        None if counts is None else _pointer(counts.ctypes.data),
+        _pointer(scales.ctypes.data),
+    )
+    return scales
 
 
 def pack_seen(seen: NDArray[np.bool_]) -> NDArray[np.uint32]:

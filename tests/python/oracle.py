@@ -39,17 +39,59 @@ def _group_length(k: int, group_size: int) -> int:
     return group_size or k
 
 
-def quantize(weight: NDArray, group_size: int) -> Quantized:
-    """W8A16 as Backend::load_linear states it, in the same float32 arithmetic: to be met exactly."""
-    w = np.asarray(weight, np.float32)
-    n, k = w.shape
-    length = _group_length(k, group_size)
+def _grouped(values: NDArray, length: int) -> NDArray[np.float32]:
+    """The rows of `values` [n, k] cut into groups: float32 [n, groups, length], the last padded with zeros."""
+    n, k = values.shape
     groups = -(-k // length)
-    padded = np.pad(w, ((0, 0), (0, groups * length - k))).reshape(n, groups, length)
-    scales = rounded(np.abs(padded).max(axis=2) / np.float32(127), "float16")
+    return np.pad(np.asarray(values, np.float32), ((0, 0), (0, groups * length - k))).reshape(n, groups, length)
+
+
+def quantize(weight: NDArray, group_size: int, given_scales: NDArray | None = None) -> Quantized:
+    """W8A16 as Backend::load_linear states it, in the same float32 arithmetic: to be met exactly.
+
+    given_scales: float32 [n, groups] of float16 values; None for absmax / 127.
+    """
+    n, k = weight.shape
+    length = _group_length(k, group_size)
+    padded = _grouped(weight, length)
+    groups = padded.shape[1]
+    scales = rounded(np.abs(padded).max(axis=2) / np.float32(127), "float16") if given_scales is None else given_scales
     divisor = np.where(scales > 0, scales, np.float32(np.inf))[:, :, None]
     values = np.clip(np.rint(padded / divisor), -127, 127)
     return Quantized(values.reshape(n, groups * length)[:, :k], scales)
+
+
+def choose_scales(weight: NDArray, group_size: int, importance: NDArray | None = None) -> NDArray[np.float32]:
+    """Scales [n, groups] as model/scale_search.h states them, in the same float32 arithmetic: to be met exactly."""
+    k = weight.shape[1]
+    length = _group_length(k, group_size)
+    lanes_padding = ((0, 0), (0, 0), (0, -length % 16))
+    groups = np.pad(_grouped(weight, length), lanes_padding)
+    counts = np.pad(_grouped(np.ones((1, k)) if importance is None else importance[None], length), lanes_padding)
+
+    def error(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+        divisor = scales[..., None]
+        rounding = groups - np.rint(np.clip(groups * (np.float32(1) / divisor), -127, 127)) * divisor
+        terms = counts * (rounding * rounding)
+        lanes = np.zeros((*scales.shape, 16), np.float32)
+        for start in range(0, terms.shape[2], 16):
+            lanes += terms[..., start : start + 16]
+        total = np.zeros(scales.shape, np.float32)
+        for lane in range(16):
+            total += lanes[..., lane]
+        return total
+
+    unit = np.abs(groups).max(axis=2) / np.float32(127)
+    best = rounded(unit, "float16")
+    fixed = (best == 0) | np.isinf(best)
+    with np.errstate(all="ignore"):  # groups whose scale is fixed, and candidates out of float16's range
+        least = error(best)
+        for percent in range(90, 121):
+            scales = rounded(unit * (np.float32(percent) / np.float32(100)), "float16")
+            found = error(scales)
+            better = ~fixed & (scales > 0) & np.isfinite(scales) & (found < least)
+            best, least = np.where(better, scales, best), np.where(better, found, least)
+    return best
 
 
 def dequantize(quantized: Quantized, group_size: int) -> Doubles:

@@ -44,8 +44,8 @@ void* CpuBackend::scratch(int64_t bytes) const {
 }
 
 int64_t CpuBackend::load_linear(MemoryTracker&, const LinearWeight& weight, const RowMap& rows,
-                                const HostTensor& tensor) {
-    return quantize_linear(isa_, weight, rows, tensor);  // in place: the CPU needs no staging memory
+                                const HostTensor& tensor, const f16* scales) {
+    return quantize_linear(isa_, weight, rows, tensor, scales);  // in place: the CPU needs no staging memory
 }
 
 void CpuBackend::run_step(const StepKey&, const std::function<void()>& body) { body(); }

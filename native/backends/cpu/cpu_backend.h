@@ -27,7 +27,7 @@ public:
     DeviceMemory device_memory() const override;
     void bind_scratch(void* data, size_t bytes) override;
     int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
-                        const HostTensor& tensor) override;
+                        const HostTensor& tensor, const f16* scales) override;
     double measure_read_bandwidth(MemoryTracker& tracker) override { return cpu_read_bandwidth(tracker); }
     double measure_matrix_rate(MemoryTracker&) override { return cpu_matrix_rate(isa_); }
     void run_step(const StepKey& key, const std::function<void()>& body) override;

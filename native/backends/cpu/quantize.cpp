@@ -27,7 +27,8 @@ float element(const void* data, int64_t i) {
 f16 scale_for(float absmax) { return from_float<f16>(absmax / 127.0f); }
 
 template <typename S>
-bool quantize_row(const LinearWeight& weight, int64_t row, const void* data) {
+bool quantize_row(const LinearWeight& weight, int64_t row, const SourceRow& source) {
+    const void* data = source.data;
     const int64_t k = weight.k, groups = (k + weight.group_length - 1) / weight.group_length;
     int8_t* q = static_cast<int8_t*>(weight.data) + row * k;
     f16* scales = static_cast<f16*>(weight.scales) + row * groups;
@@ -40,8 +41,9 @@ bool quantize_row(const LinearWeight& weight, int64_t row, const void* data) {
             absmax = std::max(absmax, std::abs(value));
         }
         scales[group] = scale_for(absmax);
+        if (std::isinf(to_float(scales[group]))) return false;
+        if (source.scales != nullptr) scales[group] = source.scales[group];
         const float scale = to_float(scales[group]);
-        if (std::isinf(scale)) return false;
         for (int64_t i = begin; i < end; ++i) {
             const float ratio = scale == 0 ? 0 : std::nearbyint(element<S>(data, i) / scale);
             q[i] = static_cast<int8_t>(std::clamp(ratio, -127.0f, 127.0f));
@@ -62,29 +64,29 @@ bool convert_row(const LinearWeight& weight, int64_t row, const void* data) {
 }
 
 template <typename S>
-bool load_row(const LinearWeight& weight, int64_t row, const void* data) {
-    if (weight.quantization == QuantizationType::W8A16) return quantize_row<S>(weight, row, data);
+bool load_row(const LinearWeight& weight, int64_t row, const SourceRow& source) {
+    if (weight.quantization == QuantizationType::W8A16) return quantize_row<S>(weight, row, source);
     switch (weight.dtype) {
         case DType::F16:
-            return convert_row<S, f16>(weight, row, data);
+            return convert_row<S, f16>(weight, row, source.data);
         case DType::BF16:
-            return convert_row<S, bf16>(weight, row, data);
+            return convert_row<S, bf16>(weight, row, source.data);
         default:
-            return convert_row<S, float>(weight, row, data);
+            return convert_row<S, float>(weight, row, source.data);
     }
 }
 
-bool load_row(CpuIsa isa, const LinearWeight& weight, int64_t row, DType source, const void* data) {
+bool load_row(CpuIsa isa, const LinearWeight& weight, int64_t row, const SourceRow& source) {
     switch (isa) {
 #if defined(__x86_64__)
         case CpuIsa::Avx512Bf16:
         case CpuIsa::Avx512:
-            return quantize_row_avx512(weight, row, source, data);
+            return quantize_row_avx512(weight, row, source);
         case CpuIsa::Avx2:
-            return quantize_row_avx2(weight, row, source, data);
+            return quantize_row_avx2(weight, row, source);
 #endif
         default:
-            return quantize_row_portable(weight, row, source, data);
+            return quantize_row_portable(weight, row, source);
     }
 }
 
@@ -103,11 +105,11 @@ bool is_bad(const LinearWeight& weight, float value) {
 }
 
 // Index of the first bad element of a row that has one.
-int64_t first_bad_element(const LinearWeight& weight, DType source, const void* data) {
+int64_t first_bad_element(const LinearWeight& weight, const SourceRow& source) {
     for (int64_t i = 0; i < weight.k; ++i) {
-        const float value = source == DType::F16    ? element<f16>(data, i)
-                            : source == DType::BF16 ? element<bf16>(data, i)
-                                                    : element<float>(data, i);
+        const float value = source.dtype == DType::F16    ? element<f16>(source.data, i)
+                            : source.dtype == DType::BF16 ? element<bf16>(source.data, i)
+                                                          : element<float>(source.data, i);
         if (is_bad(weight, value)) return i;
     }
     TL_CHECK(false && "a row was refused that has no bad element");
@@ -116,27 +118,32 @@ int64_t first_bad_element(const LinearWeight& weight, DType source, const void* 
 
 }  // namespace
 
-bool quantize_row_portable(const LinearWeight& weight, int64_t row, DType source, const void* data) {
-    switch (source) {
+bool quantize_row_portable(const LinearWeight& weight, int64_t row, const SourceRow& source) {
+    switch (source.dtype) {
         case DType::F16:
-            return load_row<f16>(weight, row, data);
+            return load_row<f16>(weight, row, source);
         case DType::BF16:
-            return load_row<bf16>(weight, row, data);
+            return load_row<bf16>(weight, row, source);
         default:
-            return load_row<float>(weight, row, data);
+            return load_row<float>(weight, row, source);
     }
 }
 
-int64_t quantize_linear(CpuIsa isa, const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor) {
+int64_t quantize_linear(CpuIsa isa, const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor,
+                        const f16* scales) {
     TL_CHECK(tensor.cols == weight.k);
     TL_CHECK(tensor.rows == 0 || rows.start + (tensor.rows - 1) * rows.stride < weight.n);
     const int64_t row_bytes = tensor.cols * static_cast<int64_t>(dtype_size(tensor.dtype));
-    const auto source_row = [&](int64_t row) { return static_cast<const char*>(tensor.data) + row * row_bytes; };
+    const int64_t groups = scales == nullptr ? 0 : (weight.k + weight.group_length - 1) / weight.group_length;
+    const auto source_row = [&](int64_t row) {
+        return SourceRow{tensor.dtype, static_cast<const char*>(tensor.data) + row * row_bytes,
+                         scales == nullptr ? nullptr : scales + row * groups};
+    };
     std::atomic<int64_t> bad_row{tensor.rows};  // the first that is known
     const int64_t grain = std::max<int64_t>(1, kElementGrain / tensor.cols);
     parallel_for(tensor.rows, grain, [&](int, int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end && row < bad_row.load(std::memory_order_relaxed); ++row) {
-            if (load_row(isa, weight, rows.start + row * rows.stride, tensor.dtype, source_row(row))) continue;
+            if (load_row(isa, weight, rows.start + row * rows.stride, source_row(row))) continue;
             int64_t known = bad_row.load();
             while (row < known && !bad_row.compare_exchange_weak(known, row)) {
             }
@@ -144,7 +151,7 @@ int64_t quantize_linear(CpuIsa isa, const LinearWeight& weight, const RowMap& ro
     });
     const int64_t row = bad_row.load();
     if (row == tensor.rows) return -1;
-    return row * tensor.cols + first_bad_element(weight, tensor.dtype, source_row(row));
+    return row * tensor.cols + first_bad_element(weight, source_row(row));
 }
 
 }  // namespace tinyllm

@@ -13,6 +13,7 @@ namespace tinyllm {
 // NaN or Inf, and what the target cannot hold: a value whose group's scale overflows f16 or, unquantised, one that is
 // finite in the tensor but infinite in weight.dtype. The contents of `weight` are undefined where a value is bad.
 // Every instruction set gives the same bits.
-int64_t quantize_linear(CpuIsa isa, const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor);
+int64_t quantize_linear(CpuIsa isa, const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor,
+                        const f16* scales);
 
 }  // namespace tinyllm

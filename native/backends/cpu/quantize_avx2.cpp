@@ -20,8 +20,8 @@ struct QuantizeVec : avx2::Vec {
 
 }  // namespace
 
-bool quantize_row_avx2(const LinearWeight& weight, int64_t row, DType source, const void* data) {
-    return quantize_simd::load_row<QuantizeVec>(weight, row, source, data);
+bool quantize_row_avx2(const LinearWeight& weight, int64_t row, const SourceRow& source) {
+    return quantize_simd::load_row<QuantizeVec>(weight, row, source);
 }
 
 }  // namespace tinyllm

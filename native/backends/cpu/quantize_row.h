@@ -7,12 +7,19 @@
 
 namespace tinyllm {
 
-// Fills one row of `weight` from weight.k elements of type `source` at `data`, as quantize_linear() does. False where
-// an element is bad; the row's contents are then undefined.
-bool quantize_row_portable(const LinearWeight& weight, int64_t row, DType source, const void* data);
+// A row of a checkpoint tensor.
+struct SourceRow {
+    DType dtype;
+    const void* data;   // weight.k elements, perhaps unaligned
+    const f16* scales;  // [groups] to quantise with, or null: absmax / 127
+};
+
+// Fills row `row` of `weight` from `source`, as quantize_linear() does. False where an element is bad; the row's
+// contents are then undefined.
+bool quantize_row_portable(const LinearWeight& weight, int64_t row, const SourceRow& source);
 #if defined(__x86_64__)
-bool quantize_row_avx2(const LinearWeight& weight, int64_t row, DType source, const void* data);
-bool quantize_row_avx512(const LinearWeight& weight, int64_t row, DType source, const void* data);
+bool quantize_row_avx2(const LinearWeight& weight, int64_t row, const SourceRow& source);
+bool quantize_row_avx512(const LinearWeight& weight, int64_t row, const SourceRow& source);
 #endif
 
 }  // namespace tinyllm

@@ -10,9 +10,9 @@
 
 namespace tinyllm::quantize_simd {
 
-// One group of n weights; false where one is bad.
+// One group of n weights; false where one is bad. `given`: the scale to quantise with, null for absmax / 127.
 template <typename V, typename S>
-bool quantize_group(const S* in, int64_t n, int8_t* q, f16* scale) {
+bool quantize_group(const S* in, int64_t n, const f16* given, int8_t* q, f16* scale) {
     using Float = typename V::Float;
     Float largest = V::zero();
     Float not_finite = V::zero();  // 0 until a NaN or Inf comes, NaN from then on
@@ -26,6 +26,7 @@ bool quantize_group(const S* in, int64_t n, int8_t* q, f16* scale) {
     V::store_first(scale, V::set(V::max_of(largest) / 127.0f), 1);
     constexpr uint16_t kInfinity = 0x7c00;
     if (V::sum(not_finite) != 0 || scale->bits == kInfinity) return false;
+    if (given != nullptr) *scale = *given;
     if (scale->bits == 0) {
         std::memset(q, 0, static_cast<size_t>(n));
         return true;
@@ -38,13 +39,14 @@ bool quantize_group(const S* in, int64_t n, int8_t* q, f16* scale) {
 }
 
 template <typename V, typename S>
-bool quantize_row(const LinearWeight& weight, int64_t row, const S* in) {
+bool quantize_row(const LinearWeight& weight, int64_t row, const S* in, const f16* given) {
     const int64_t k = weight.k, length = weight.group_length, groups = (k + length - 1) / length;
     int8_t* q = static_cast<int8_t*>(weight.data) + row * k;
     f16* scale = static_cast<f16*>(weight.scales) + row * groups;
     for (int64_t begin = 0; begin < k; begin += length, ++scale) {
         const int64_t n = k - begin < length ? k - begin : length;
-        if (!quantize_group<V>(in + begin, n, q + begin, scale)) return false;
+        if (!quantize_group<V>(in + begin, n, given, q + begin, scale)) return false;
+        if (given != nullptr) ++given;
     }
     return true;
 }
@@ -67,9 +69,9 @@ bool convert_row(const LinearWeight& weight, int64_t row, const S* in) {
 }
 
 template <typename V, typename S>
-bool load_row_from(const LinearWeight& weight, int64_t row, const void* data) {
-    const S* in = static_cast<const S*>(data);  // perhaps unaligned: only vector loads touch it
-    if (weight.quantization == QuantizationType::W8A16) return quantize_row<V>(weight, row, in);
+bool load_row_from(const LinearWeight& weight, int64_t row, const SourceRow& source) {
+    const S* in = static_cast<const S*>(source.data);  // perhaps unaligned: only vector loads touch it
+    if (weight.quantization == QuantizationType::W8A16) return quantize_row<V>(weight, row, in, source.scales);
     switch (weight.dtype) {
         case DType::F16:
             return convert_row<V, f16>(weight, row, in);
@@ -81,14 +83,14 @@ bool load_row_from(const LinearWeight& weight, int64_t row, const void* data) {
 }
 
 template <typename V>
-bool load_row(const LinearWeight& weight, int64_t row, DType source, const void* data) {
-    switch (source) {
+bool load_row(const LinearWeight& weight, int64_t row, const SourceRow& source) {
+    switch (source.dtype) {
         case DType::F16:
-            return load_row_from<V, f16>(weight, row, data);
+            return load_row_from<V, f16>(weight, row, source);
         case DType::BF16:
-            return load_row_from<V, bf16>(weight, row, data);
+            return load_row_from<V, bf16>(weight, row, source);
         default:
-            return load_row_from<V, float>(weight, row, data);
+            return load_row_from<V, float>(weight, row, source);
     }
 }
 

@@ -105,10 +105,10 @@ public:
     }
 
     int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
-                        const HostTensor& tensor) override {
+                        const HostTensor& tensor, const f16* scales) override {
         const DeviceScope scope(device_);
         if (!stager_) stager_.emplace(pool_, cuda_stream_, tracker);
-        return stager_->load(weight, rows, tensor);
+        return stager_->load(weight, rows, tensor, scales);
     }
 
     void finish_load() override {

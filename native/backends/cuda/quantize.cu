@@ -1,9 +1,9 @@
 // W8A16 quantisation of checkpoint rows, a warp a (row, group):
-//   scale = f16(max |w| / 127), q = clamp(round_half_even(w / scale), -127, 127)
+//   scale = the given one, or f16(max |w| / 127); q = clamp(round_half_even(w / scale), -127, 127)
 // and for unquantised weights the conversion to T, in groups of kPlainGroup inputs.
 //
-//   raw: float, f16 or bf16 [num_rows, cols]; weight: int8 or T [n_padded, k_padded] packed; scales: f16 [groups,
-//   n_padded]
+//   raw: float, f16 or bf16 [num_rows, cols]; given scales: f16 [num_rows, groups] or null
+//   weight: int8 or T [n_padded, k_padded] packed; scales: f16 [groups, n_padded]
 // Reads the raw values twice (the second time from L1) and writes a half or a quarter of their bytes. That runs at
 // device memory speed, far above the PCIe link that the values arrive by.
 #include "backends/cuda/quantize.h"
@@ -40,8 +40,8 @@ __device__ int8_t quantized(float value, float scale) {
 // PRECOND: block kWarps * 32, one warp a (row, group), groups of a row consecutive; T is the type of unquantised
 // weights.
 template <typename Raw, typename T>
-__global__ void quantize_kernel(const Raw* raw, int64_t num_rows, int32_t cols, int64_t first_row, Target target,
-                                unsigned long long* first_bad) {
+__global__ void quantize_kernel(const Raw* raw, const __half* given_scales, int64_t num_rows, int32_t cols,
+                                int64_t first_row, Target target, unsigned long long* first_bad) {
     const int lane = threadIdx.x % kWarpSize;
     const int64_t index = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarpSize;
     const int64_t row = index / target.num_groups;
@@ -68,7 +68,9 @@ __global__ void quantize_kernel(const Raw* raw, int64_t num_rows, int32_t cols, 
             static_cast<T*>(target.data)[out + cuda_packed_col(k)] = round_to<T>(k < cols ? widen(in[k]) : 0.0f);
         return;
     }
-    const __half scale = round_to<__half>(warp_reduce(largest, Max{}) / kLargestInt8);
+    // `index` counts the groups of these rows one after the other, as the given scales lie.
+    const __half scale =
+        given_scales == nullptr ? round_to<__half>(warp_reduce(largest, Max{}) / kLargestInt8) : given_scales[index];
     if (lane == 0) target.scales[int64_t{group} * target.n_padded + out_row] = scale;
     for (int32_t k = begin + lane; k < out_end; k += kWarpSize)
         static_cast<int8_t*>(target.data)[out + cuda_packed_col(k)] =
@@ -83,8 +85,8 @@ template <typename Raw, typename T>
 void launch(cudaStream_t cuda_stream, const RawRows& raw, const Target& target, unsigned long long* first_bad) {
     const unsigned blocks = ceil_div(raw.num_rows * target.num_groups, kWarps);
     quantize_kernel<Raw, T><<<blocks, kWarps * kWarpSize, 0, cuda_stream>>>(
-        static_cast<const Raw*>(raw.data), raw.num_rows, static_cast<int32_t>(raw.cols), raw.first_row, target,
-        first_bad);
+        static_cast<const Raw*>(raw.data), reinterpret_cast<const __half*>(raw.scales), raw.num_rows,
+        static_cast<int32_t>(raw.cols), raw.first_row, target, first_bad);
     TL_CUDA_CHECK_LAUNCH("quantize_kernel");
 }
 

@@ -10,9 +10,10 @@
 
 namespace tinyllm {
 
-// Consecutive rows of a checkpoint tensor in device memory, 16-byte aligned.
+// Consecutive rows of a checkpoint tensor in device memory; `data` is 16-byte aligned.
 struct RawRows {
-    const void* data = nullptr;  // [num_rows, cols]
+    const void* data = nullptr;   // [num_rows, cols]
+    const f16* scales = nullptr;  // [num_rows, groups] to quantise with, null: f16(max |w| / 127)
     DType dtype = DType::F32;
     int64_t num_rows = 0;
     int64_t cols = 0;

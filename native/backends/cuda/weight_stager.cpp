@@ -47,19 +47,26 @@ WeightStager::~WeightStager() {
     if (device_accepts_calls(copy_stream_.device())) TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(copy_stream_.get()));
 }
 
-int64_t WeightStager::load(const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor) {
+int64_t WeightStager::load(const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor,
+                           const f16* scales) {
     const size_t row_bytes = static_cast<size_t>(tensor.cols) * dtype_size(tensor.dtype);
-    if (row_bytes > kSlabBytes)
-        fail(TL_STATUS_CHECKPOINT, "a weight row of ", tensor.cols, " inputs is too long to load; at most ",
-             kSlabBytes / dtype_size(tensor.dtype), " inputs of ", dtype_name(tensor.dtype));
+    const int64_t groups = scales == nullptr ? 0 : (tensor.cols + weight.group_length - 1) / weight.group_length;
+    const size_t scale_row_bytes = groups * sizeof(f16);
+    if (row_bytes + scale_row_bytes > kSlabBytes)
+        fail(TL_STATUS_CHECKPOINT, "a weight row of ", tensor.cols, " inputs is too long to load: it takes ",
+             row_bytes + scale_row_bytes, " bytes with its scales, at most ", kSlabBytes, " are possible");
     TL_CUDA_CHECK(cudaMemsetAsync(first_bad_.data(), 0xFF, sizeof kNoneBad, cuda_stream_.get()));
-    const int64_t slab_rows = static_cast<int64_t>(kSlabBytes / row_bytes);
+    const int64_t slab_rows = static_cast<int64_t>(kSlabBytes / (row_bytes + scale_row_bytes));
     for (int64_t row = 0, slab = 0; row < tensor.rows; row += slab_rows, ++slab) {
         Slot& slot = slots_[slab % kSlots];
         const int64_t num_rows = std::min(slab_rows, tensor.rows - row);
-        stage(slot, static_cast<const char*>(tensor.data) + row * row_bytes, num_rows * row_bytes);
+        stage(slot, static_cast<const char*>(tensor.data) + row * row_bytes, num_rows * row_bytes,
+              scales == nullptr ? nullptr : scales + row * groups, num_rows * scale_row_bytes);
         slot.copied.block(cuda_stream_);
-        quantize_rows_cuda(cuda_stream_.get(), {slot.device.data(), tensor.dtype, num_rows, tensor.cols, row}, weight,
+        const std::byte* const raw = slot.device.data();
+        const f16* const raw_scales =
+            scales == nullptr ? nullptr : reinterpret_cast<const f16*>(raw + num_rows * row_bytes);
+        quantize_rows_cuda(cuda_stream_.get(), {raw, raw_scales, tensor.dtype, num_rows, tensor.cols, row}, weight,
                            rows, first_bad_.data());
         slot.quantized.record(cuda_stream_);
     }
@@ -73,12 +80,13 @@ int64_t WeightStager::load(const LinearWeight& weight, const RowMap& rows, const
     return first_bad == kNoneBad ? -1 : static_cast<int64_t>(first_bad);
 }
 
-void WeightStager::stage(Slot& slot, const void* source, size_t bytes) {
+void WeightStager::stage(Slot& slot, const void* rows, size_t bytes, const void* scales, size_t scale_bytes) {
     slot.copied.synchronize();
-    copy_in_parallel(slot.host.data(), source, bytes);
+    copy_in_parallel(slot.host.data(), rows, bytes);
+    if (scale_bytes > 0) std::memcpy(slot.host.data() + bytes, scales, scale_bytes);
     slot.quantized.block(copy_stream_);
-    TL_CUDA_CHECK(
-        cudaMemcpyAsync(slot.device.data(), slot.host.data(), bytes, cudaMemcpyHostToDevice, copy_stream_.get()));
+    TL_CUDA_CHECK(cudaMemcpyAsync(slot.device.data(), slot.host.data(), bytes + scale_bytes, cudaMemcpyHostToDevice,
+                                  copy_stream_.get()));
     slot.copied.record(copy_stream_);
 }
 

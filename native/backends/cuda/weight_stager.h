@@ -14,10 +14,10 @@
 
 namespace tinyllm {
 
-// A tensor passes in slabs through a ring of slots, each a pinned buffer and a device buffer. While the host copies
-// slab i into its pinned buffer, slab i - 1 crosses the PCIe link and slab i - 2 is quantised, so loading takes the
-// slowest of the three, not their sum. Holds its buffers for as long as it lives: page-locking memory costs
-// milliseconds.
+// A tensor passes in slabs, rows and behind them their scales, through a ring of slots, each a pinned buffer and a
+// device buffer. While the host copies slab i into its pinned buffer, slab i - 1 crosses the PCIe link and slab i - 2
+// is quantised, so loading takes the slowest of the three, not their sum. Holds its buffers for as long as it lives:
+// page-locking memory costs milliseconds.
 class WeightStager {
 public:
     // All memory counts as Component::Staging of `tracker`, which must outlive this object, as must `pool` and
@@ -29,7 +29,7 @@ public:
 
     // See Backend::load_linear. Enqueues on the stream of the constructor and on one of its own; both are idle on
     // return.
-    int64_t load(const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor);
+    int64_t load(const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor, const f16* scales);
 
 private:
     struct Slot {
@@ -39,7 +39,8 @@ private:
         CudaEvent quantized;  // the device buffer is free
     };
 
-    void stage(Slot& slot, const void* source, size_t bytes);
+    // Copies `bytes` of rows, and behind them their scales (none if scale_bytes is 0), to the slot's device buffer.
+    void stage(Slot& slot, const void* rows, size_t bytes, const void* scales, size_t scale_bytes);
 
     const CudaStream& cuda_stream_;
     CudaStream copy_stream_;

@@ -1,0 +1,56 @@
+// How much each input of each matrix matters, estimated from the weights alone while they load.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "ops/backend.h"
+
+namespace tinyllm {
+
+// The rounding error of a weight w[n, k] reaches the output times the input x[k], so it counts E[x[k]^2]. Without text
+// to measure that on, it is estimated by passing second moments through the layers as if all inputs of a matrix were
+// independent with mean 0 and attention weighed its tokens by 1:
+//
+//   S[k]  second moment of the residual stream: mean of the squares of column k of the embedding, to which every
+//         o_proj and down_proj adds (W*W) m, m being its inputs' moments
+//   norm: u[k] = weight[k]^2 * S[k] / mean(S)
+//   o_proj inputs:    (Wv*Wv) u of the value head that serves the query head
+//   down_proj inputs: E[silu(g)^2] * (Wup*Wup) u for a normal g of variance (Wgate*Wgate) u
+//
+// The importance of o_proj and down_proj inputs is that moment. Behind a norm it is weight[k]^2 * (S[k] / mean(S))^2:
+// real models keep a few outlier channels that grow far beyond what independent inputs would add up to, and the second
+// power comes closer to measured moments than the first. Biases are left out.
+//
+// This needs the tensors in the order of the forward pass (embed_tokens; in each layer the input norm, v, o, the post
+// attention norm, gate, up, down; norm; lm_head, or embed_tokens again where it is the output matrix too); others may
+// come in between. From the first that comes late on, inputs count equally, as they do when embed_tokens first comes.
+class InputImportance {
+public:
+    explicit InputImportance(const ModelConfig& config);
+
+    // Importance of the inputs of the matrix `name`, [its inputs], until the next add(); null: equal.
+    const float* of(const std::string& name) const;
+    // Takes in a tensor that was loaded; its values are finite and its shape is the model's.
+    void add(const std::string& name, const HostTensor& tensor);
+
+private:
+    // The tensor that the estimate waits for.
+    enum class Next { Embedding, InputNorm, V, O, PostAttentionNorm, Gate, Up, Down, Norm, Head, Nothing };
+
+    std::string expected_name() const;
+    void add_norm(const HostTensor& tensor);
+    void add_to_residual(const HostTensor& tensor);
+
+    const ModelConfig config_;
+    Next next_ = Next::Embedding;
+    int layer_ = 0;
+    std::vector<float> residual_;    // S, [hidden_dim]
+    std::vector<float> moments_;     // of the inputs of the matrix that next_ names
+    std::vector<float> importance_;  // of the same inputs; empty where it is moments_
+    std::vector<float> gate_;        // second moments of the gate's outputs, until up comes
+};
+
+}  // namespace tinyllm
