@@ -1,7 +1,7 @@
 // Decode linear for up to 64 rows: y = x W^T + b on tensor cores, the weights read once.
 //
 //   x: T [rows <= 64, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
-// A block takes 16 tiles (256 weight rows) and one chunk of k; weights and x go unit by unit through a ring that the
+// A block takes 16 tiles (16-bit weights: 8) and one chunk of k; weights and x go unit by unit through a ring that the
 // block shares. Where k is cut into several chunks, the partial sums go through memory and a second kernel adds them.
 // Bound by reading the weights up to about 32 rows, then by the tensor cores and by the shared memory that feeds them:
 // there a warp takes two tiles and half of the rows of x, which reads x half as often from shared memory.
@@ -17,13 +17,14 @@ namespace tinyllm {
 
 namespace {
 
-constexpr int kBlockTiles = 16;
-constexpr int kThreads = 16 * kWarpSize;
+// Tiles and warps of a block: a stage of weights takes 32 KB in both types, so that two fit 99 KB beside x.
+template <bool kQuantized>
+constexpr int kBlockTiles = kQuantized ? 16 : 8;
 constexpr int kJoinThreads = 256;
 
 // A ring of units of x: T [kColumns, 128] each, 16-byte chunk c of row r at chunk c ^ (r % 8), so that eight rows of a
 // fragment lie in different banks. Rows and inputs beyond the last are zero.
-template <typename T, int kColumns>
+template <typename T, int kColumns, int kThreads>
 struct InputRing {
     static constexpr int kRowBytes = kUnit * 2;
     static constexpr int kStageBytes = kColumns * kRowBytes;
@@ -56,27 +57,29 @@ struct InputRing {
 };
 
 // A warp takes kTiles tiles and 8 kColumnTiles rows of x; with two tiles, the second half of the warps takes the second
-// half of the rows. PRECOND: grid (ceil(tiles / kBlockTiles), weight.chunks), block kThreads, dynamic shared memory of
-// depth * stage_bytes(); in.rows <= 8 kColumnTiles kTiles. partial: float [chunks, rows, n_padded] where chunks > 1.
+// half of the rows. PRECOND: grid (ceil(tiles / kBlockTiles), weight.chunks), block 32 kBlockTiles, dynamic shared
+// memory of depth * stage_bytes(); in.rows <= 8 kColumnTiles kTiles. partial: float [chunks, rows, n_padded] where
+// chunks > 1.
 template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
     many_rows_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap map,
                      const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out, float* partial,
                      const int depth) {
+    constexpr int kTilesOfBlock = kBlockTiles<kQuantized>, kThreads = kTilesOfBlock * kWarpSize;
     using Ring = WeightRing<T, kQuantized>;
-    using Input = InputRing<T, 8 * kColumnTiles * kTiles>;
+    using Input = InputRing<T, 8 * kColumnTiles * kTiles, kThreads>;
     extern __shared__ __align__(kRingAlign) unsigned char shared[];
     release_successor();
     const int lane = threadIdx.x % kWarpSize, warp = warp_index();
-    const int block_tile = warp * kTiles % kBlockTiles, column_group = warp * kTiles / kBlockTiles;
-    const int32_t first_tile = blockIdx.x * kBlockTiles + block_tile;
+    const int block_tile = warp * kTiles % kTilesOfBlock, column_group = warp * kTiles / kTilesOfBlock;
+    const int32_t first_tile = blockIdx.x * kTilesOfBlock + block_tile;
     const int32_t slices = kSlices / weight.chunks, first_slice = blockIdx.y * slices;
     const int32_t first_unit = slice_begin(weight.units, first_slice);
     const int32_t end_unit = slice_begin(weight.units, first_slice + slices);
 
     // x first: the size of its stages keeps both rings aligned.
     const Input input{in, weight.k, shared};
-    const Ring ring(weight, map, shared + depth * Input::kStageBytes, kBlockTiles * depth, block_tile * depth,
+    const Ring ring(weight, map, shared + depth * Input::kStageBytes, kTilesOfBlock * depth, block_tile * depth,
                     kTiles * depth, column_group == 0);
     const auto request_weights = [&](int slot, int32_t unit) {
         if (unit >= end_unit || column_group != 0) return;
@@ -139,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
 
     // By way of shared memory, so that neighbouring threads write neighbouring outputs.
-    constexpr int kBlockRows = kBlockTiles * kTileRows, kPitch = kBlockRows + 8;
+    constexpr int kBlockRows = kTilesOfBlock * kTileRows, kPitch = kBlockRows + 8;
     float* results = reinterpret_cast<float*>(shared);
     __syncthreads();
 #pragma unroll
@@ -202,7 +205,7 @@ __global__ void __launch_bounds__(kJoinThreads)
 
 template <typename T, bool kQuantized>
 int32_t stage_bytes(const DecodeWeight& weight, int columns) {
-    return kBlockTiles * WeightRing<T, kQuantized>::slot_bytes(weight) + columns * kUnit * 2;
+    return kBlockTiles<kQuantized> * WeightRing<T, kQuantized>::slot_bytes(weight) + columns * kUnit * 2;
 }
 
 // Slots of the rings: as many as fit, 0 where not even two do.
@@ -218,11 +221,13 @@ void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensor
     const auto kernel = many_rows_kernel<T, kQuantized, kTiles, kColumnTiles>;
     constexpr int kColumns = 8 * kColumnTiles * kTiles;
     const int depth = ring_depth<T, kQuantized>(weight, kColumns);
+    TL_CHECK(depth > 0);
     const int32_t bytes = depth * stage_bytes<T, kQuantized>(weight, kColumns);
     TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    const dim3 blocks(ceil_div(weight.num_tiles, kBlockTiles), weight.chunks);
-    launch_overlapped("launch of many_rows_kernel", kernel, {blocks, kThreads, static_cast<size_t>(bytes)}, cuda_stream,
-                      weight, map, input, out, partial, depth);
+    const dim3 blocks(ceil_div(weight.num_tiles, kBlockTiles<kQuantized>), weight.chunks);
+    launch_overlapped("launch of many_rows_kernel", kernel,
+                      {blocks, kBlockTiles<kQuantized> * kWarpSize, static_cast<size_t>(bytes)}, cuda_stream, weight,
+                      map, input, out, partial, depth);
     if (weight.chunks == 1) return;
     const dim3 join_blocks(ceil_div(weight.n, 2 * kJoinThreads), input.rows);
     launch_overlapped("launch of join_chunks_kernel", join_chunks_kernel<T>, {join_blocks, kJoinThreads}, cuda_stream,
