@@ -6,6 +6,9 @@ anywhere. Each value is one independent sequence; the chat passage is a list of 
 
 from __future__ import annotations
 
+# Passages in languages that an English model hardly follows.
+OTHER_LANGUAGES = ("german", "french", "scripts")
+
 PASSAGES: dict[str, str] = {
     "prose": (
         "The lighthouse had been dark for eleven years when the council sent Marta to see whether it could be lit "
