@@ -10,7 +10,8 @@ namespace tinyllm {
 
 // Bytes a second that all threads together read from a block larger than the caches.
 double cpu_read_bandwidth(MemoryTracker& tracker);
-// Floating-point operations a second of all threads together in the widest multiply-add of `isa`, data in registers.
+// Floating-point operations a second of all threads together in the multiply-add of the linear layers, data in
+// registers.
 double cpu_matrix_rate(CpuIsa isa);
 
 // Chains of multiply-adds, enough to fill the pipelines; each returns the operations it did, and a value that depends
@@ -18,6 +19,5 @@ double cpu_matrix_rate(CpuIsa isa);
 double multiply_adds_portable(int64_t rounds, float& sink);
 double multiply_adds_avx2(int64_t rounds, float& sink);
 double multiply_adds_avx512(int64_t rounds, float& sink);
-double multiply_adds_avx512bf16(int64_t rounds, float& sink);
 
 }  // namespace tinyllm
