@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
 import termios
@@ -62,7 +64,8 @@ def test_generate_prints_json() -> None:
 
 def test_loading_shows_progress_on_a_terminal() -> None:
     controller, terminal = pty.openpty()
-    termios.tcsetwinsize(terminal, (24, 100))  # a new one has no columns, and no bar fits into them
+    # A new terminal has no columns, and no bar fits into them.
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [sys.executable, "-m", "tinyllm.cli", "generate", MODEL, "the cat", *LIMIT]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, check=True)
     os.close(terminal)
