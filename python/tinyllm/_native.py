@@ -242,6 +242,11 @@ def call(name: str, *args: Any) -> None:
         raise _ERRORS.get(status, TinyllmError)(lib.tl_last_error().decode())
 
 
+def has_cuda() -> bool:
+    """Whether the library was built with the CUDA backend; whether there is a GPU is another question."""
+    return b", cuda (" in library().tl_build_info()
+
+
 def model_struct(config: ModelConfig, rope_freq_factors: bool = False) -> CModelConfig:
     """The C struct of a ModelConfig; its fields have the same names."""
     struct = CModelConfig(struct_size=ctypes.sizeof(CModelConfig), rope_freq_factors=rope_freq_factors)

@@ -178,6 +178,7 @@ def test_the_command_prints_table_grid_and_comparison() -> None:
     report = json.loads(run(model, "--device", "cpu", "--gpu-memory", "16MB", "--json").stdout)
     assert report["fits"] is True
     assert report["max_seq_len"] > 2048
+    assert "fits into 2.00 GB" in run(model, "--gpu-memory", "2GB").stdout  # the default device is one of this build
     assert "24 parsecs" in run(model, "--gpu-memory", "24 parsecs", code=2).stderr
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from .. import _native
 from ..config import KVCacheConfig, QuantizationType
 from ..errors import ConfigError
 from ..memory import format_bytes
@@ -35,7 +36,9 @@ def add(subparsers: Any) -> None:
         "--gpu-memory also which contexts and batches fit.",
     )
     parser.add_argument("model", help=MODEL_HELP)
-    parser.add_argument("--device", default="cuda", help="cuda (default) or cpu: their layouts differ slightly")
+    parser.add_argument(
+        "--device", help="cuda or cpu, whose layouts differ slightly (default: cuda where this build has it)"
+    )
     parser.add_argument(
         "--quantization", default=QuantizationType.W8A16.value, choices=[member.value for member in QuantizationType]
     )
@@ -57,7 +60,7 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     planned = plan(
         args.model,
-        args.device,
+        args.device or ("cuda" if _native.has_cuda() else "cpu"),
         args.quantization,
         args.group_size,
         KVCacheConfig(args.batch, args.context),
