@@ -34,7 +34,7 @@ def load(
     group_size: int = 128,
     kv_cache: KVCacheConfig | str | None = None,
     *,
-    memory_fraction: float = 0.9,
+    memory_fraction: float | None = None,
     dtype: str = "auto",
     max_step_tokens: int | None = None,
     recompute_activations: bool = False,
@@ -49,7 +49,7 @@ def load(
         group_size: inputs that share one scale: 32, 64, 128, 256, or 0 for one group a row.
         kv_cache: size of the KV cache, allocated now; by default one sequence of at most 2048 tokens. "auto" fills
             `memory_fraction` of the device's free memory: the model's whole context if it fits, then more sequences.
-        memory_fraction: for kv_cache="auto", above 0 and at most 1.
+        memory_fraction: only with kv_cache="auto", above 0 and at most 1; None is 0.9.
         dtype: "float16", "bfloat16" or (CPU only) "float32" for activations and the KV cache; "auto" is the
             checkpoint's own 16-bit type, bfloat16 where it is float32 (float16 would not hold every float32 model).
         max_step_tokens: prompt tokens processed at once; None for the device's default.
@@ -66,7 +66,8 @@ def load(
             checkpoint,
             resolve_device(device),
             engine_config(checkpoint.config, quantization, group_size, dtype, recompute_activations),
-            _auto_fraction(memory_fraction) if kv_cache == "auto" else kv_cache,
+            kv_cache,
+            memory_fraction,
             max_step_tokens,
             sys.stderr.isatty() if progress is None else progress,
         )
@@ -79,7 +80,8 @@ def _load_checkpoint(
     checkpoint: Checkpoint,
     device: Device,
     config: ModelConfig,
-    kv_cache: KVCacheConfig | float | None,
+    kv_cache: KVCacheConfig | str | None,
+    memory_fraction: float | None,
     max_step_tokens: int | None,
     progress: bool,
 ) -> Model:
@@ -89,12 +91,14 @@ def _load_checkpoint(
     if config.tie_word_embeddings and config.quantization is QuantizationType.W8A16:
         # Again at the end: only then is it known which of its weights matter most (native/model/importance.h).
         tensors += [tensor for tensor in tensors if tensor.name == "embed_tokens.weight"]
-    rope_freq_factors = any(tensor.name == "rope_freqs.weight" for tensor in tensors)
-    if kv_cache is None:
-        kv_cache = default_kv_cache(config)
-    elif isinstance(kv_cache, float):
-        memory = int(device.free * kv_cache)
+    rope_freq_factors = checkpoint.rope_freq_factors
+    if kv_cache == "auto":
+        memory = int(device.free * _auto_fraction(memory_fraction))
         kv_cache = auto_kv_cache(config, device.kind, memory, max_step_tokens, rope_freq_factors)
+    elif memory_fraction is not None:
+        raise ConfigError(f"memory_fraction is for kv_cache='auto' only; got {memory_fraction!r} with {kv_cache!r}")
+    elif kv_cache is None:
+        kv_cache = default_kv_cache(config)
     elif not isinstance(kv_cache, KVCacheConfig):
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
     engine = _native.NativeEngine(
@@ -116,7 +120,9 @@ def _load_checkpoint(
         raise
 
 
-def _auto_fraction(fraction: float) -> float:
+def _auto_fraction(fraction: float | None) -> float:
+    if fraction is None:
+        return 0.9
     if not is_finite_number(fraction) or not 0 < fraction <= 1:
         raise ConfigError(f"memory_fraction must be above 0 and at most 1; got {fraction!r}")
     return float(fraction)

@@ -63,14 +63,14 @@ class MemoryPlan:
         batch = self.kv_cache.max_batch_size if batch is None else batch
 
         def fits(pages: int) -> bool:
-            return self._with(KVCacheConfig(batch, pages * PAGE_TOKENS)).fits(memory)
+            return self.with_kv_cache(KVCacheConfig(batch, pages * PAGE_TOKENS)).fits(memory)
 
         return _largest(fits, _MAX_CONTEXT // PAGE_TOKENS) * PAGE_TOKENS
 
     def max_batch(self, memory: int, seq: int | None = None) -> int:
         """The largest number of sequences of `seq` tokens that fit into `memory` bytes; 0 if not even one does."""
         seq = self.kv_cache.max_seq_len if seq is None else seq
-        return _largest(lambda batch: self._with(KVCacheConfig(batch, seq)).fits(memory), _MAX_BATCH)
+        return _largest(lambda batch: self.with_kv_cache(KVCacheConfig(batch, seq)).fits(memory), _MAX_BATCH)
 
     def table(self, entries: bool = False) -> str:
         """The plan as text: a line a component, or with `entries` a line an allocation."""
@@ -104,7 +104,8 @@ class MemoryPlan:
         for name, size in rows.items():
             yield f"{name:<20}{size:>16} {format_bytes(size):>12}"
 
-    def _with(self, kv_cache: KVCacheConfig) -> MemoryPlan:
+    def with_kv_cache(self, kv_cache: KVCacheConfig) -> MemoryPlan:
+        """The plan of the same model and device with another KV cache."""
         return make_plan(self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors)
 
 
@@ -138,7 +139,7 @@ def plan(
     else:
         with open_checkpoint(model) as checkpoint:
             config = checkpoint.config
-            rope_freq_factors = any(tensor.name == "rope_freqs.weight" for tensor in checkpoint.tensors())
+            rope_freq_factors = checkpoint.rope_freq_factors
     config = engine_config(
         config,
         config.quantization if quantization is None else quantization,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .config import KVCacheConfig
 from .errors import ConfigError
-from .planning import MemoryPlan, make_plan
+from .planning import MemoryPlan
 
 _CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 
@@ -19,10 +19,7 @@ def plot_plan(planned: MemoryPlan, path: str, memory: int | None = None) -> None
     except ImportError as error:
         raise ConfigError("drawing needs matplotlib: pip install 'tinyllm[plot]'") from error
     batch = planned.kv_cache.max_batch_size
-    plans = [
-        make_plan(planned.config, planned.device, KVCacheConfig(batch, context), planned.max_step_tokens)
-        for context in _CONTEXTS
-    ]
+    plans = [planned.with_kv_cache(KVCacheConfig(batch, context)) for context in _CONTEXTS]
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
     bottoms = [0.0] * len(plans)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from cli_process import run_cli
 
 SMALL = ["--preset", "smollm2-135m", "--layers", "2", "--vocab", "500", "--no-ceilings", "--repeat", "1"]
 
 
 def bench(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tinyllm.cli", "bench", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == code, result.stderr
-    return result
+    return run_cli("bench", *arguments, code=code)
 
 
 def test_help_names_every_flag_and_preset() -> None:

@@ -15,18 +15,11 @@ from pathlib import Path
 import pytest
 
 import tinyllm
+from cli_process import run_cli as run
 from reference import DATA
 
 MODEL = str(DATA / "smollm2")
 LIMIT = ["--max-new-tokens", "8", "--device", "cpu"]
-
-
-def run(*arguments: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, "-m", "tinyllm.cli", *arguments], input=stdin, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == code, result.stderr
-    return result
 
 
 def expected_text(prompt: str, **settings: object) -> str:

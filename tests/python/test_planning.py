@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tinyllm
+from cli_process import run_cli
 from reference import CASES, DATA, ReferenceCase
 from tinyllm import KVCacheConfig, ModelConfig, QuantizationType
 from tinyllm.commands.plan import parse_size
@@ -113,6 +113,10 @@ def test_an_automatic_cache_fills_the_fraction(device: str) -> None:
         auto_kv_cache(LLAMA2_7B, "cpu", planned.components["weights"])
     with pytest.raises(ValueError, match="memory_fraction"):
         tinyllm.load(DATA / "smollm2", device, kv_cache="auto", memory_fraction=1.5)
+    with pytest.raises(ValueError, match="'auto' only"):
+        tinyllm.load(DATA / "smollm2", device, memory_fraction=0.5)
+    with pytest.raises(ValueError, match="KVCacheConfig"):
+        tinyllm.load(DATA / "smollm2", device, kv_cache=0.5)
 
 
 def test_a_cuda_plan_needs_no_gpu() -> None:
@@ -161,10 +165,7 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
 
 
 def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tinyllm.cli", "plan", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == code, result.stderr
-    return result
+    return run_cli("plan", *arguments, code=code)
 
 
 def test_the_command_prints_table_grid_and_comparison() -> None:

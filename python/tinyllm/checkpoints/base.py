@@ -74,6 +74,11 @@ class Checkpoint(abc.ABC):
     def tensors(self) -> Iterator[TensorInfo]:
         """The model's tensors under canonical names, in the order a loader should read them."""
 
+    @property
+    def rope_freq_factors(self) -> bool:
+        """Whether the checkpoint brings divisors of the RoPE frequencies (GGUF files of Llama 3.1 and later)."""
+        return any(tensor.name == "rope_freqs.weight" for tensor in self.tensors())
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, built at first use. CheckpointError if there is none."""

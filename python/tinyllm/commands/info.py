@@ -34,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
         config = engine_config(checkpoint.config, args.quantization, args.group_size, args.dtype)
         kv_cache = default_kv_cache(config) if args.max_seq_len is None else KVCacheConfig(max_seq_len=args.max_seq_len)
         tensors = list(checkpoint.tensors())
-        rope_freq_factors = any(tensor.name == "rope_freqs.weight" for tensor in tensors)
-        planned = make_plan(config, device.kind, kv_cache, rope_freq_factors=rope_freq_factors)
+        planned = make_plan(config, device.kind, kv_cache, rope_freq_factors=checkpoint.rope_freq_factors)
         report = {
             "path": str(checkpoint.path),
             "format": checkpoint.format,

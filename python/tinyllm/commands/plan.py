@@ -107,15 +107,13 @@ def _verdict(planned: MemoryPlan, memory: int) -> str:
 
 def fit_grid(planned: MemoryPlan, memory: int) -> str:
     """Contexts down, batches across; the total where it fits, a dash where it does not."""
-    from ..planning import make_plan
-
     if memory <= 0:
         raise ConfigError(f"--gpu-memory must be more than 0; got {memory}")
     lines = ["context \\ batch" + "".join(f"{batch:>11}" for batch in _GRID_BATCHES)]
     for context in _GRID_CONTEXTS:
         cells = []
         for batch in _GRID_BATCHES:
-            cell = make_plan(planned.config, planned.device, KVCacheConfig(batch, context), planned.max_step_tokens)
+            cell = planned.with_kv_cache(KVCacheConfig(batch, context))
             cells.append(f"{format_bytes(cell.total):>11}" if cell.fits(memory) else f"{'-':>11}")
         lines.append(f"{context:>15}" + "".join(cells))
     return "\n".join(lines)
