@@ -161,8 +161,8 @@ public:
     void qkv(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape, const RopeParams& rope,
              const float* cos_sin, const void* hidden, void* normed, void* qkv, const KvLayer& kv) override {
         const DeviceScope scope(device_);
-        normalize(batch, weights.input_norm, weights.qkv.k, hidden, normed);
-        linear(batch, weights.qkv, normed, {LinearOutput::Kind::Store, qkv, shape.qkv_dim()});
+        normed_linear(batch, {weights.input_norm, nullptr, normed}, weights.qkv, hidden, batch.num_rows,
+                      {LinearOutput::Kind::Store, qkv, shape.qkv_dim()});
         rope_append_cuda(cuda_stream_.get(), batch, weights, shape, rope.rotary_dim, cos_sin, qkv, kv);
     }
 
@@ -174,23 +174,22 @@ public:
 
     void linear_residual(const StepBatch& batch, const LinearWeight& weight, const void* x, void* hidden) override {
         const DeviceScope scope(device_);
-        linear(batch, weight, x, {LinearOutput::Kind::AddTo, hidden, weight.n});
+        linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, weight, x, weight.k, batch.num_rows,
+                    {LinearOutput::Kind::AddTo, hidden, weight.n});
     }
 
     void gate_up(const StepBatch& batch, const NormWeight& norm, const LinearWeight& gate_up, const void* hidden,
                  void* normed, void* out) override {
         const DeviceScope scope(device_);
-        normalize(batch, norm, gate_up.k, hidden, normed);
-        linear(batch, gate_up, normed, {LinearOutput::Kind::SiluMul, out, gate_up.n / 2});
+        normed_linear(batch, {norm, nullptr, normed}, gate_up, hidden, batch.num_rows,
+                      {LinearOutput::Kind::SiluMul, out, gate_up.n / 2});
     }
 
     void logits(const StepBatch& batch, const NormWeight& norm, const LinearWeight& head, const void* hidden,
                 void* normed, float* logits) override {
         const DeviceScope scope(device_);
-        rms_norm_cuda(cuda_stream_.get(), batch.dtype, norm, head.k, hidden, batch.logits_rows, batch.num_logits,
-                      normed);
-        linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, head, normed, head.k, batch.num_logits,
-                    {LinearOutput::Kind::StoreFloat, logits, head.n});
+        normed_linear(batch, {norm, batch.logits_rows, normed}, head, hidden, batch.num_logits,
+                      {LinearOutput::Kind::StoreFloat, logits, head.n});
     }
 
     void sample(const StepBatch& batch, int32_t vocab_size, const uint32_t* seen, float* logits,
@@ -200,12 +199,9 @@ public:
     }
 
 private:
-    void normalize(const StepBatch& batch, const NormWeight& norm, int32_t dim, const void* hidden, void* normed) {
-        rms_norm_cuda(cuda_stream_.get(), batch.dtype, norm, dim, hidden, nullptr, batch.num_rows, normed);
-    }
-
-    void linear(const StepBatch& batch, const LinearWeight& weight, const void* x, const LinearOutput& out) {
-        linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, weight, x, weight.k, batch.num_rows, out);
+    void normed_linear(const StepBatch& batch, const InputNorm& norm, const LinearWeight& weight, const void* x,
+                       int32_t rows, const LinearOutput& out) {
+        normed_linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, norm, weight, x, rows, out);
     }
 
     const int device_;

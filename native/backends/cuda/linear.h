@@ -33,6 +33,18 @@ struct LinearOutput {
 void linear_cuda(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation, const LinearWeight& weight,
                  const void* x, int64_t x_row_stride, int64_t rows, const LinearOutput& out);
 
+// RMSNorm of the input of a layer: row r is RMSNorm(x[row_index[r]]), or of x[r] where row_index is null.
+struct InputNorm {
+    NormWeight norm;                     // weight null: no norm
+    const int32_t* row_index = nullptr;  // device memory, [rows]
+    void* normed = nullptr;              // scratch T [rows, k]
+};
+
+// As linear_cuda on the normalised input; x: T [.., weight.k], contiguous. `norm.normed` may be left as it was.
+void normed_linear_cuda(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation,
+                        const InputNorm& norm, const LinearWeight& weight, const void* x, int64_t rows,
+                        const LinearOutput& out);
+
 // Bytes of Scratch::data that linear_cuda needs at most for any layer of `model`, in either phase.
 int64_t linear_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
 

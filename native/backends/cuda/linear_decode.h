@@ -5,13 +5,6 @@
 
 namespace tinyllm {
 
-// RMSNorm of x on the way: row r of the layer's input is RMSNorm(x[row_index[r]]), or of x[r] where row_index is null.
-struct InputNorm {
-    NormWeight norm;                     // weight null: no norm
-    const int32_t* row_index = nullptr;  // device memory, [rows]
-    void* normed = nullptr;              // scratch T [rows, k]
-};
-
 // As linear_cuda for Phase::Decode and any number of rows: the weights are read once every 64 rows. With a norm, x is
 // contiguous (x_row_stride == weight.k).
 // Rounding: a row is summed in the same order whatever `rows` is (linear_decode_split.h). Throws CudaError.
