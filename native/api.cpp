@@ -5,6 +5,7 @@
 
 #include "core/api_guard.h"
 #include "core/error.h"
+#include "model/overhead.h"
 #include "ops/registry.h"
 #include "runtime/engine.h"
 #include "tinyllm.h"
@@ -20,6 +21,10 @@ namespace {
 
 void require_not_null(const void* pointer, const char* name) {
     if (pointer == nullptr) fail(TL_STATUS_INVALID_ARGUMENT, name, " is null");
+}
+
+void require_struct_size(const char* name, uint64_t size, uint64_t expected) {
+    if (size != expected) fail(TL_STATUS_INVALID_ARGUMENT, name, ".struct_size = ", size, ", expected ", expected);
 }
 
 // Copies text into a fixed field, cut at its size.
@@ -85,9 +90,7 @@ tl_status tl_device_count(int32_t* count) {
 tl_status tl_device_info_get(int32_t index, tl_device_info* info) {
     return guarded([&] {
         require_not_null(info, "info");
-        if (info->struct_size != sizeof *info)
-            fail(TL_STATUS_INVALID_ARGUMENT, "tl_device_info.struct_size = ", info->struct_size, ", expected ",
-                 sizeof *info);
+        require_struct_size("tl_device_info", info->struct_size, sizeof *info);
         const std::vector<tl_device_info> devices = list_devices();
         if (index < 0 || index >= static_cast<int32_t>(devices.size()))
             fail(TL_STATUS_INVALID_ARGUMENT, "device index ", index, " is out of range; there are ", devices.size());
@@ -102,6 +105,41 @@ tl_status tl_plan(const tl_model_config* model, const tl_engine_config* engine, 
         require_not_null(model, "model");
         require_not_null(engine, "engine");
         write_plan(make_plan(ModelConfig::from_c(*model), EngineConfig::from_c(*engine)), entries, capacity, count);
+    });
+}
+
+tl_status tl_plan_overhead(const tl_model_config* model, const tl_engine_config* engine, tl_overhead_entry* entries,
+                           int32_t capacity, int32_t* count) {
+    return guarded([&] {
+        require_not_null(model, "model");
+        require_not_null(engine, "engine");
+        write_list(overhead(ModelConfig::from_c(*model), EngineConfig::from_c(*engine)), entries, capacity, count,
+                   [](const OverheadEntry& entry, tl_overhead_entry& out) {
+                       copy_text(out.name, entry.name);
+                       out.on_device = entry.on_device;
+                       out.only_loading = entry.only_loading;
+                       out.bytes = entry.bytes;
+                   });
+    });
+}
+
+tl_status tl_plan_max_seq_len(const tl_model_config* model, const tl_engine_config* engine, uint64_t bytes,
+                              int32_t limit, int32_t* max_seq_len) {
+    return guarded([&] {
+        require_not_null(model, "model");
+        require_not_null(engine, "engine");
+        require_not_null(max_seq_len, "max_seq_len");
+        *max_seq_len = largest_seq_len(ModelConfig::from_c(*model), EngineConfig::from_c(*engine), bytes, limit);
+    });
+}
+
+tl_status tl_plan_max_batch(const tl_model_config* model, const tl_engine_config* engine, uint64_t bytes, int32_t limit,
+                            int32_t* max_batch) {
+    return guarded([&] {
+        require_not_null(model, "model");
+        require_not_null(engine, "engine");
+        require_not_null(max_batch, "max_batch");
+        *max_batch = largest_batch(ModelConfig::from_c(*model), EngineConfig::from_c(*engine), bytes, limit);
     });
 }
 
@@ -222,14 +260,16 @@ tl_status tl_engine_allocations(const tl_engine* engine, tl_allocation* entries,
     });
 }
 
-tl_status tl_engine_device_memory(const tl_engine* engine, uint64_t* free_bytes, uint64_t* total_bytes) {
+tl_status tl_engine_device_memory(const tl_engine* engine, tl_device_memory* memory) {
     return guarded([&] {
         require_not_null(engine, "engine");
-        require_not_null(free_bytes, "free_bytes");
-        require_not_null(total_bytes, "total_bytes");
-        const DeviceMemory memory = engine->engine.device_memory();
-        *free_bytes = memory.free_bytes;
-        *total_bytes = memory.total_bytes;
+        require_not_null(memory, "memory");
+        require_struct_size("tl_device_memory", memory->struct_size, sizeof *memory);
+        const DeviceMemory device = engine->engine.device_memory();
+        const DriverMemory driver = engine->engine.driver_memory();
+        *memory = {sizeof *memory, device.free_bytes,    device.total_bytes, driver.lost,
+                   driver.context, driver.modules,       driver.reserve,     driver.graphs,
+                   driver.pool,    driver.other_engines, driver.unexplained};
     });
 }
 

@@ -39,6 +39,7 @@ set(tinyllm_cuda_summary ", cuda (nvcc ${CMAKE_CUDA_COMPILER_VERSION}, architect
 # Adds the CUDA backend's sources to a target.
 function(tinyllm_add_cuda target)
   file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS backends/cuda/*.cu backends/cuda/*.cpp)
+  list(FILTER cuda_sources EXCLUDE REGEX "/scratch_bytes\\.cpp$")  # in every build (CMakeLists.txt)
   target_sources(${target} PRIVATE ${cuda_sources})
   string(REPLACE ";" "," architectures "${CMAKE_CUDA_ARCHITECTURES}")
   target_compile_definitions(${target} PUBLIC TINYLLM_WITH_CUDA TINYLLM_CUDA_ARCHITECTURES="${architectures}")

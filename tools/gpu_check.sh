@@ -15,10 +15,9 @@ logs=$work/logs
 rm -rf "$logs"
 mkdir -p "$logs" "$out"
 start=$SECONDS
-export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$PWD/python
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$PWD/python${PYTHONPATH:+:$PYTHONPATH}
 
-failed=0
-# stage NAME COMMAND...: runs it into its log.
+# stage NAME COMMAND...: runs it into its log. Stages may run side by side, so a failure is kept as a file.
 stage() {
     local name=$1 begin=$SECONDS
     shift
@@ -27,7 +26,7 @@ stage() {
     else
         printf '%-24s FAILED  %4d s\n' "$name" $((SECONDS - begin)) | tee -a "$logs/stages.txt"
         tail -n 40 "$logs/$name.log"
-        failed=1
+        touch "$logs/failed"
         return 1
     fi
 }
@@ -40,16 +39,23 @@ configure() { # configure FOLDER ARCHITECTURES OPTIONS...
 }
 build() { # two builds at a time: some files take much longer than others
     configure "$work/release" "80-real;90a-real;80-virtual" -DTINYLLM_TESTS=ON &&
-        configure "$work/sm80" "80-virtual" -DTINYLLM_TESTS=OFF || return 1
-    cmake --build "$work/sm80" --target tinyllm &
-    cmake --build "$work/release" && wait $!
+        configure "$work/sm80" "80-virtual" -DTINYLLM_TESTS=ON || return 1
+    local sm80 release
+    # shellcheck disable=SC2046  # one word a program
+    cmake --build "$work/sm80" --target tinyllm $(basename -s .cu -a tests/native/test_cuda_*.cu) &
+    sm80=$!
+    cmake --build "$work/release"
+    release=$?
+    wait $sm80 && return $release
 }
 
-gpu_tests() { # gpu_tests FOLDER REPORT ARGUMENTS...: an empty or skipped run is a failure (--require-gpu)
+# gpu_tests FOLDER REPORT ARGUMENTS...: an empty or skipped run is a failure (--require-gpu). With poisoned memory: what
+# reads memory that nothing wrote gets NaN.
+gpu_tests() {
     local folder=$1 report=$2
     shift 2
-    TINYLLM_LIBRARY=$folder/native/libtinyllm.so python3 -m pytest -q -p no:cacheprovider --require-gpu \
-        --junit-xml="$report" "$@"
+    TINYLLM_CUDA_POISON=1 TINYLLM_LIBRARY=$folder/native/libtinyllm.so \
+        python3 -m pytest -q -p no:cacheprovider --require-gpu --junit-xml="$report" "$@"
 }
 
 native_tests() {
@@ -62,11 +68,16 @@ native_tests() {
 }
 
 small=(--preset smollm2-135m --layers 2 --vocab 1000 --device cuda --no-ceilings --repeat 1)
-sanitize() { # sanitize TOOL ARGUMENTS...: the bench and a Python generation
+# sanitize TOOL ARGUMENTS...: the bench and a Python generation. Both decode linear kernels (up to 8 rows and more), both
+# kinds of weights and activations, a context that decode attention cuts in parts.
+sanitize() {
     local tool=$1
     shift
     compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" \
-        "$work/release/native/tinyllm-bench" "${small[@]}" --prompt 70 --generate 3 --batch 1,5 --context 70 &&
+        "$work/release/native/tinyllm-bench" "${small[@]}" --prompt 70 --generate 3 --batch 1,5,12 --context 70 &&
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" \
+            "$work/release/native/tinyllm-bench" "${small[@]}" --prompt 0 --generate 3 --batch 1,9 --context 600 \
+            --quantization none --dtype bfloat16 --layers 1 &&
         TINYLLM_LIBRARY=$work/release/native/libtinyllm.so \
             compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all "$@" \
             python3 tools/sanitize_generation.py
@@ -83,20 +94,28 @@ native=$PWD/$work
 # Release, and the code for older GPUs alone, which the driver compiles for this one.
 stage build build || exit 1
 stage native-tests native_tests "$work/release"
-stage python-tests gpu_tests "$native/release" "$logs/python-tests.xml" -k cuda tests/python
-stage python-tests-sm80 gpu_tests "$native/sm80" "$logs/python-tests-sm80.xml" -k "cuda and (linear or attention)" \
-    tests/python/test_ops_linear.py tests/python/test_ops_attention.py
+stage native-tests-sm80 native_tests "$work/sm80"
+python_tests() { # python_tests NAME BUILD SELECTION
+    stage "$1" gpu_tests "$native/$2" "$logs/$1.xml" -k "cuda and $3" tests/python
+}
+python_tests python-tests release "not test_ops"
+# Side by side: these neither measure anything nor ask how much memory is free.
+python_tests python-tests-ops release test_ops &
+python_tests python-tests-sm80 sm80 "(test_ops or gpu_matches_cpu or batch_bits)" &
 stage memcheck sanitize memcheck --leak-check full
 stage racecheck sanitize racecheck
 stage initcheck sanitize initcheck
 stage synccheck sanitize synccheck
+wait
 
 bench llama2-7b --preset llama2-7b --prompt 512,2048 --generate 128
+bench load --preset llama2-7b --load --prompt 0 --generate 0 --no-ceilings
 bench llama2-7b-none --preset llama2-7b --prompt 2048 --generate 128 --quantization none
 bench llama2-7b-16k --preset llama2-7b --prompt 0 --generate 64 --context 16384 --repeat 1
 bench llama3-8b --preset llama3-8b --prompt 2048 --generate 128
 bench llama3-8b-batches --preset llama3-8b --prompt 0 --generate 64 --context 512 --batch 16,64 --repeat 1
 bench llama3.2-1b --preset llama3.2-1b --prompt 2048 --generate 128
 bench smollm2-135m --preset smollm2-135m --prompt 2048 --generate 128
+bench memory --memory --preset llama2-7b --context 4096 --batch 8
 
-python3 tools/gpu_record.py "$logs" "$out" $((SECONDS - start)) && exit $failed
+python3 tools/gpu_record.py "$logs" "$out" $((SECONDS - start)) && [ ! -e "$logs/failed" ]

@@ -15,6 +15,7 @@ from typing import Any
 from tree_hash import tree_hash
 
 ROOT = Path(__file__).resolve().parents[1]
+PYTHON_TESTS = ("python-tests", "python-tests-ops", "python-tests-sm80")
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 
 # (bench, kind, batch or tokens) -> (label, to reach, best peer); the peers are in README.md. Peers: calm for 7B and 8B,
@@ -69,15 +70,15 @@ def collect(logs: Path, seconds: int) -> dict[str, Any]:
         },
         "seconds": seconds,
         "stages": (logs / "stages.txt").read_text().splitlines(),
-        "tests": {name: tests_of(logs / f"{name}.xml") for name in ("python-tests", "python-tests-sm80")},
+        "tests": {name: tests_of(logs / f"{name}.xml") for name in PYTHON_TESTS},
         "native_tests": len(re.findall(r"^== ", (logs / "native-tests.log").read_text(), re.MULTILINE)),
         "sanitizers": {tool: sanitizer_verdict((logs / f"{tool}.log").read_text()) for tool in SANITIZERS},
         "benches": benches,
     }
 
 
-def find(record: dict[str, Any], bench: str, kind: str, key: int) -> dict[str, Any] | None:
-    """One result of a bench: by batch for decode, by tokens for prefill."""
+def find(record: dict[str, Any], bench: str, kind: str, key: int | None) -> dict[str, Any] | None:
+    """One result of a bench: by batch for decode, by tokens for prefill; None for results that have neither."""
     field = "batch" if kind == "decode" else "tokens"
     for result in record["benches"].get(bench, {}).get("results", []):
         if result["kind"] == kind and result["values"].get(field) == key:
@@ -118,6 +119,30 @@ def comparison_rows(record: dict[str, Any]) -> list[str]:
     return rows
 
 
+def memory_rows(record: dict[str, Any]) -> list[str]:
+    """What was planned, what was allocated, and what the driver took beside it."""
+    rows = ["| | planned, bytes | actual, bytes | MB |", "|---|---|---|---|"]
+    for result in record["benches"].get("memory", {}).get("results", []):
+        values = result["values"]
+        if result["kind"] == "memory":
+            planned, actual = values["planned_bytes"], values.get("actual_bytes", 0)
+            rows.append(f"| {values['component']} | {planned:,.0f} | {actual:,.0f} | {actual / 2**20:,.2f} |")
+        elif result["kind"] == "driver":
+            rows.append(f"| {values['name']} | | {values['bytes']:,.0f} | {values['bytes'] / 2**20:,.2f} |")
+    return rows
+
+
+def loading_rows(record: dict[str, Any]) -> list[str]:
+    """How fast weights get in."""
+    values = find(record, "load", "load", None)
+    if values is None:
+        return []
+    return [
+        f"- 7B load from host memory: {values['bytes'] * 1e-9:.1f} GB of float16 tensors in {values['seconds']:.2f} s, "
+        f"{values['gbps']:.1f} GB/s"
+    ]
+
+
 def page(record: dict[str, Any]) -> str:
     """record.md."""
     machine = record["machine"]
@@ -146,6 +171,14 @@ def page(record: dict[str, Any]) -> str:
         *speed_rows(record),
         "",
         *comparison_rows(record),
+        *loading_rows(record),
+        "",
+        "## Memory",
+        "",
+        "7B, batch 8, 4096 tokens, once in use (`tinyllm-bench --memory`); below `workspace` what the driver took "
+        "beside the plan, by its own count of free bytes, and all that it lost since before the CUDA context.",
+        "",
+        *memory_rows(record),
         "",
         "## Stages",
         "",

@@ -1,8 +1,11 @@
-// The memory tables: plan by component and allocation, what an engine really allocates, and SPEC-like tables of the KV
-// cache and of int8 beside 16-bit weights.
+// The memory tables: plan by component and allocation, what an engine really allocates, what a GPU's driver takes
+// beside it, and SPEC-like tables of the KV cache and of int8 beside 16-bit weights.
 #include <cstdio>
+#include <utility>
 
 #include "bench/measure.h"
+#include "bench/synthetic.h"
+#include "model/overhead.h"
 #include "ops/registry.h"
 #include "runtime/engine.h"
 
@@ -48,6 +51,53 @@ void print_plan(const MemoryPlan& plan, const MemoryTracker* tracker, Report& re
     }
     std::printf("%-14s %16llu %12.2f\n\n", "total", static_cast<unsigned long long>(plan.total()),
                 megabytes(plan.total()));
+}
+
+// Fills the weights, and decodes with 1, 2, 4, ... sequences up to the batch, greedily and with every filter of the
+// sampler: kernels are loaded and steps captured then, as they are once a model is in use.
+void use(Engine& engine) {
+    constexpr int32_t kPrompt = 16, kTokens = 4;  // decode steps: one as it is, one that captures, one that replays
+    engine.fill_random(1);
+    GenerationParams greedy;
+    greedy.max_new_tokens = kTokens;
+    GenerationParams filtered = greedy;
+    filtered.temperature = 1.0f;
+    filtered.top_k = 20;
+    filtered.top_p = 0.9f;
+    filtered.min_p = 0.01f;
+    filtered.repetition_penalty = 1.3f;
+    filtered.logprobs = true;
+    const std::vector<int32_t> prompt = random_tokens(kPrompt, engine.model_config().vocab_size, 1);
+    for (const GenerationParams& params : {greedy, filtered}) {
+        for (int32_t count = 1; count <= engine.config().kv_cache.max_batch_size; count *= 2) {
+            for (int32_t i = 0; i < count; ++i) engine.submit(prompt, params, nullptr);
+            std::vector<tl_event> events;
+            while (engine.step(events, engine.max_events())) events.clear();
+        }
+    }
+}
+
+void print_driver(const Engine& engine, Report& report) {
+    const DriverMemory driver = engine.driver_memory();
+    const std::pair<const char*, int64_t> lines[] = {
+        {"context", driver.context}, {"modules", driver.modules}, {"code reserve", driver.reserve},
+        {"graphs", driver.graphs},   {"pool", driver.pool},       {"unexplained", driver.unexplained},
+        {"driver lost", driver.lost}};
+    std::printf("beside it, by the driver's count of free bytes, once in use\n");
+    for (const auto& [name, bytes] : lines) {
+        std::printf("%-14s %16lld %12.2f\n", name, static_cast<long long>(bytes),
+                    static_cast<double>(bytes) / (1 << 20));
+        report.add("driver", Record().add("name", std::string(name)).add("bytes", static_cast<double>(bytes)));
+    }
+    std::printf("\n");
+}
+
+void print_overhead(const Options& options, const EngineConfig& config) {
+    std::printf("beside the plan, at most\n");
+    for (const OverheadEntry& entry : overhead(options.model, config))
+        std::printf("  %-26s %-8s %-14s %12.2f MB\n", entry.name.c_str(), entry.on_device ? "device" : "host",
+                    entry.only_loading ? "while loading" : "", megabytes(entry.bytes));
+    std::printf("\n");
 }
 
 void print_activations(const MemoryPlan& plan) {
@@ -97,9 +147,13 @@ void print_memory(const Options& options, Report& report) {
     bool shown = false;
     if (device_usable(options)) {
         const std::unique_ptr<Backend> backend = make_backend(options.device, options.device_index);
-        if (plan.total() <= backend->device_memory().free_bytes) {
-            const Engine engine(options.model, config);
+        if (plan.total() <= plan_budget(options.model, config, backend->device_memory().free_bytes)) {
+            Engine engine(options.model, config);
             print_plan(plan, &engine.tracker(), report);
+            if (config.device_kind == DeviceKind::Cuda) {
+                use(engine);
+                print_driver(engine, report);
+            }
             shown = true;
         }
     }
@@ -107,6 +161,7 @@ void print_memory(const Options& options, Report& report) {
         std::printf("(planned only: this machine cannot hold it)\n");
         print_plan(plan, nullptr, report);
     }
+    print_overhead(options, config);
     print_activations(plan);
     print_quantization_table(options);
     print_kv_table(options);

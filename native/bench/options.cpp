@@ -125,6 +125,9 @@ std::vector<Flag> flags() {
          [](Options& o, const std::string& v) { o.max_step_tokens = parse_int("--max-step-tokens", v, 1); }},
         {"--repeat", "N", "measurements of which the median is printed (default: 3)",
          [](Options& o, const std::string& v) { o.repeat = parse_int("--repeat", v, 1); }},
+        {"--load", nullptr,
+         "load the weights as from a checkpoint in memory, and print the rate; else they are made in place",
+         [](Options& o, const std::string&) { o.load = true; }},
         {"--kernels", nullptr, "one row an operation and shape instead of the whole model",
          [](Options& o, const std::string&) {
              o.kernels = true;
@@ -183,6 +186,8 @@ Options parse_options(int argc, char** argv) {
         }
         flag->set(options, value);
     }
+    if (options.load && !options.speed)
+        fail(TL_STATUS_INVALID_ARGUMENT, "--load loads the whole model, which --kernels and --memory do not use");
     options.model.validate();
     return options;
 }

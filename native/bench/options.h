@@ -20,6 +20,7 @@ struct Options {
     int32_t max_step_tokens = 0;
     int32_t repeat = 3;
     bool speed = true;
+    bool load = false;  // the weights come as a checkpoint's do, and that is measured
     bool kernels = false;
     bool memory = false;
     bool ceilings = true;

@@ -1,4 +1,6 @@
-// Prefill and decode of a whole model, end to end: through the engine, with sampling, as a user runs it.
+// Loading, prefill and decode of a whole model, end to end: through the engine, with sampling, as a user runs it.
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -13,6 +15,8 @@
 namespace tinyllm::bench {
 
 namespace {
+
+constexpr uint64_t kWeightSeed = 1;
 
 using Clock = std::chrono::steady_clock;
 
@@ -131,15 +135,42 @@ void measure_decode(Engine& engine, int32_t batch, const Options& options, const
                              .add("share_of_read_bandwidth", bandwidth / ceilings.read_bandwidth));
 }
 
+// Most memory that this process has had in use at a time, in bytes.
+double peak_host_bytes() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+void measure_load(Engine& engine, Report& report) {
+    const LoadResult load = load_synthetic(engine);
+    const double rate = static_cast<double>(load.bytes) / load.seconds, peak = peak_host_bytes();
+    std::printf(
+        "load    %.2f GB of float16 tensors in %.2f s, %.2f GB/s; peak host memory %.0f MB, %.0f MB of it the "
+        "tensors\n",
+        static_cast<double>(load.bytes) * 1e-9, load.seconds, rate * 1e-9, peak / 1048576.0,
+        static_cast<double>(load.block_bytes) / 1048576.0);
+    report.add("load", Record()
+                           .add("bytes", static_cast<double>(load.bytes))
+                           .add("seconds", load.seconds)
+                           .add("gbps", rate * 1e-9)
+                           .add("peak_host_bytes", peak)
+                           .add("tensor_bytes", static_cast<double>(load.block_bytes)));
+}
+
 }  // namespace
 
 void measure_speed(const Options& options, const Ceilings& ceilings, Report& report) {
+    const auto start = Clock::now();
     Engine engine(options.model, engine_config(options));
-    const LoadResult load = load_synthetic(engine);
-    std::printf("load    %.2f GB of 16-bit tensors at %.2f GB/s\n", load.bytes * 1e-9,
-                load.bytes / load.seconds * 1e-9);
-    report.add("load",
-               Record().add("bytes", static_cast<double>(load.bytes)).add("gbps", load.bytes / load.seconds * 1e-9));
+    if (options.load) {
+        measure_load(engine, report);
+    } else {
+        engine.fill_random(kWeightSeed);
+        const double seconds = seconds_since(start);
+        std::printf("start   %.2f s: memory taken, weights made up in it\n", seconds);
+        report.add("start", Record().add("seconds", seconds));
+    }
     for (const int32_t length : options.prompts) measure_prefill(engine, length, options, ceilings, report);
     if (options.generate > 0)
         for (const int32_t batch : options.batches) measure_decode(engine, batch, options, ceilings, report);

@@ -28,6 +28,9 @@ using Clock = std::chrono::steady_clock;
 // How long a thread looks for news before it sleeps. Loops of one step follow each other within a few microseconds,
 // and waking a sleeping thread costs more than that; an idle engine must not use the processor.
 constexpr std::chrono::microseconds kSpin{50};
+// The same while a KeepThreadsAwake lives.
+constexpr std::chrono::microseconds kLongSpin{2000};
+std::atomic<int> g_keep_awake{0};  // how many live
 
 void relax() {
 #if defined(__x86_64__)
@@ -37,10 +40,10 @@ void relax() {
 #endif
 }
 
-// Spins until ready() or until kSpin has passed; returns ready().
+// Spins until ready() or until that time has passed; returns ready().
 template <typename F>
 bool spin_until(const F& ready) {
-    const Clock::time_point end = Clock::now() + kSpin;
+    const Clock::time_point end = Clock::now() + (g_keep_awake.load(std::memory_order_relaxed) > 0 ? kLongSpin : kSpin);
     do {
         for (int i = 0; i < 32; ++i) {
             if (ready()) return true;
@@ -224,6 +227,9 @@ int read_num_threads() {
 }
 
 }  // namespace
+
+KeepThreadsAwake::KeepThreadsAwake() { g_keep_awake.fetch_add(1); }
+KeepThreadsAwake::~KeepThreadsAwake() { g_keep_awake.fetch_sub(1); }
 
 int num_threads() {
     static const int threads = read_num_threads();

@@ -39,6 +39,16 @@ private:
 // take turns; a loop inside a loop runs on the calling thread, share by share. A loop of one share wakes nobody.
 void parallel_for(int64_t count, int64_t grain, LoopBody body);
 
+// While one lives, idle threads look for the next loop for milliseconds, not microseconds, before they sleep: for loops
+// that follow each other at the pace of another device or process. Waking all threads takes about a millisecond.
+class KeepThreadsAwake {
+public:
+    KeepThreadsAwake();
+    ~KeepThreadsAwake();
+    KeepThreadsAwake(const KeepThreadsAwake&) = delete;
+    KeepThreadsAwake& operator=(const KeepThreadsAwake&) = delete;
+};
+
 // Calls body(thread, index) once for every index in [0, count), each thread taking the next index when it is free: for
 // work of uneven size. Which thread gets which index is up to chance.
 template <typename F>

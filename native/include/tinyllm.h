@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or a function changes; the Python package refuses a library with another number. */
-#define TL_ABI_VERSION 1
+#define TL_ABI_VERSION 2
 
 typedef enum tl_status {
     TL_STATUS_OK = 0,
@@ -171,6 +171,31 @@ typedef struct tl_allocation {
     uint64_t bytes;
 } tl_allocation;
 
+/* Memory that an engine takes beside its plan. */
+typedef struct tl_overhead_entry {
+    char name[64];
+    int32_t on_device;    /* bool: of a GPU; else of the host */
+    int32_t only_loading; /* bool: gone once the weights are loaded */
+    uint64_t bytes;       /* at most */
+} tl_overhead_entry;
+
+/* A device's memory, and what a GPU's driver has taken of it for this process, by its own count of free bytes, which
+ * moves in steps of 2 MB. On the CPU everything from lost_bytes on is 0. */
+typedef struct tl_device_memory {
+    uint64_t struct_size;
+    uint64_t free_bytes;
+    uint64_t total_bytes;
+    int64_t lost_bytes;         /* free before the process had a CUDA context, less free now: what the engine has
+                                 * allocated, and the sum of the following */
+    int64_t context_bytes;      /* 0 where not known: made by other code of the process, or the driver has no NVML */
+    int64_t module_bytes;       /* code of the kernels used so far, streams and events */
+    int64_t reserve_bytes;      /* held back for the code of kernels to come */
+    int64_t graph_bytes;        /* captured steps, of all engines */
+    int64_t pool_bytes;         /* held by the engine's memory pool but not allocated */
+    int64_t other_engine_bytes; /* held by the pools of the process's other engines */
+    int64_t unexplained_bytes;  /* the rest: other processes, other code of this one */
+} tl_device_memory;
+
 typedef struct tl_engine tl_engine;
 
 TL_API int32_t tl_abi_version(void);
@@ -188,6 +213,18 @@ TL_API tl_status tl_device_info_get(int32_t index, tl_device_info* info);
  * set; otherwise at most `capacity` entries are written and `count` is the full number. */
 TL_API tl_status tl_plan(const tl_model_config* model, const tl_engine_config* engine, tl_plan_entry* entries,
                          int32_t capacity, int32_t* count);
+
+/* What an engine takes beside the plan, the CUDA driver's own memory apart; as tl_plan for `entries` and `count`. Not
+ * in it: the tensor that the caller hands over. */
+TL_API tl_status tl_plan_overhead(const tl_model_config* model, const tl_engine_config* engine,
+                                  tl_overhead_entry* entries, int32_t capacity, int32_t* count);
+/* The largest max_seq_len (a multiple of the page of 64 tokens, at most `limit`), and the largest max_batch_size (at
+ * most `limit`), with which an engine can be made and loaded in `bytes` of its device, all else as in `engine` but
+ * num_pages, which is 0; 0 if none can. */
+TL_API tl_status tl_plan_max_seq_len(const tl_model_config* model, const tl_engine_config* engine, uint64_t bytes,
+                                     int32_t limit, int32_t* max_seq_len);
+TL_API tl_status tl_plan_max_batch(const tl_model_config* model, const tl_engine_config* engine, uint64_t bytes,
+                                   int32_t limit, int32_t* max_batch);
 
 /* Allocates everything the plan names. Weights are then handed over with tl_engine_load_tensor, in any order. */
 TL_API tl_status tl_engine_create(const tl_model_config* model, const tl_engine_config* engine, tl_engine** out);
@@ -219,8 +256,8 @@ TL_API tl_status tl_engine_memory(const tl_engine* engine, tl_memory_stats* stat
 /* Live allocations; as tl_plan for `entries` and `count`. */
 TL_API tl_status tl_engine_allocations(const tl_engine* engine, tl_allocation* entries, int32_t capacity,
                                        int32_t* count);
-/* Free and total bytes of the engine's device now. */
-TL_API tl_status tl_engine_device_memory(const tl_engine* engine, uint64_t* free_bytes, uint64_t* total_bytes);
+/* The engine's device now. */
+TL_API tl_status tl_engine_device_memory(const tl_engine* engine, tl_device_memory* memory);
 /* Pages of the KV pool: free now and in all. */
 TL_API tl_status tl_engine_pages(const tl_engine* engine, int32_t* free_pages, int32_t* total_pages);
 

@@ -31,18 +31,23 @@ class InputImportance {
 public:
     explicit InputImportance(const ModelConfig& config);
 
-    // Importance of the inputs of the matrix `name`, [its inputs], until the next add(); null: equal.
+    // Importance of the inputs of the matrix `name`, [its inputs], until the next add_*(); null: equal.
     const float* of(const std::string& name) const;
-    // Takes in a tensor that was loaded; its values are finite and its shape is the model's.
-    void add(const std::string& name, const HostTensor& tensor);
+    // How Backend::load_linear() is to load the matrix `name` of `rows` rows: the importance of its inputs, and the
+    // moments that the estimate needs of it, which go to memory of this object. Valid until the next add_*().
+    LinearLoad load_of(const std::string& name, int64_t rows);
+    // Takes in the matrix `name`, which was loaded as load_of() said; its shape is the model's.
+    void add_matrix(const std::string& name);
+    // Takes in a vector that was loaded; its values are finite and its size is the model's.
+    void add_vector(const std::string& name, const std::vector<float>& values);
 
 private:
     // The tensor that the estimate waits for.
     enum class Next { Embedding, InputNorm, V, O, PostAttentionNorm, Gate, Up, Down, Norm, Head, Nothing };
 
     std::string expected_name() const;
-    void add_norm(const HostTensor& tensor);
-    void add_to_residual(const HostTensor& tensor);
+    void add_norm(const std::vector<float>& norm);
+    void add_to_residual();
 
     const ModelConfig config_;
     Next next_ = Next::Embedding;
@@ -51,6 +56,7 @@ private:
     std::vector<float> moments_;     // of the inputs of the matrix that next_ names
     std::vector<float> importance_;  // of the same inputs; empty where it is moments_
     std::vector<float> gate_;        // second moments of the gate's outputs, until up comes
+    std::vector<float> found_;       // moments that load_of() asked for
 };
 
 }  // namespace tinyllm

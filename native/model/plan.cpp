@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "model/layout.h"
+#include "model/overhead.h"
 #include "model/weights.h"
 #include "ops/registry.h"
 #include "runtime/kv_cache.h"
@@ -49,6 +50,24 @@ void add_activations(MemoryPlan& plan, const ModelConfig& m, const StepShape& sh
     // q, k, v and the FFN intermediate are never alive together.
     add(plan, Component::Activations, "qkv/ffn", m.dtype, {rows, std::max(m.qkv_dim(), m.intermediate_dim)});
     add(plan, Component::Activations, "rope", DType::F32, {shape.max_rows, m.rotary_dim});
+}
+
+// The largest value from 1 to `limit` with which the engine fits, `set` into its KV cache; 0 if none does. Memory grows
+// with it, so bisection finds it.
+template <typename Set>
+int32_t largest_fitting(const ModelConfig& model, EngineConfig& engine, uint64_t free_bytes, int32_t limit, Set set) {
+    engine.kv_cache.num_pages = 0;
+    const uint64_t budget = plan_budget(model, engine, free_bytes);
+    int32_t low = 0, high = limit;
+    while (low < high) {
+        const int32_t middle = low + (high - low + 1) / 2;
+        set(engine.kv_cache, middle);
+        if (make_plan(model, engine).total() <= budget)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
 }
 
 std::string megabytes(uint64_t bytes) {
@@ -106,25 +125,20 @@ MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine) {
     return plan;
 }
 
-int32_t largest_seq_len(const ModelConfig& model, EngineConfig engine, uint64_t bytes, int32_t limit) {
-    engine.kv_cache.num_pages = 0;
-    const auto fits = [&](int32_t pages) {
-        engine.kv_cache.max_seq_len = pages * kPageTokens;
-        return make_plan(model, engine).total() <= bytes;
-    };
-    int32_t low = 0, high = limit / kPageTokens;
-    while (low < high) {
-        const int32_t middle = low + (high - low + 1) / 2;
-        if (fits(middle))
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low * kPageTokens;
+int32_t largest_seq_len(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit) {
+    return kPageTokens *
+           largest_fitting(model, engine, free_bytes, limit / kPageTokens,
+                           [](KVCacheConfig& kv, int32_t pages) { kv.max_seq_len = pages * kPageTokens; });
+}
+
+int32_t largest_batch(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit) {
+    return largest_fitting(model, engine, free_bytes, limit,
+                           [](KVCacheConfig& kv, int32_t batch) { kv.max_batch_size = batch; });
 }
 
 void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineConfig& engine, uint64_t free_bytes) {
-    if (plan.total() <= free_bytes) return;
+    const uint64_t budget = plan_budget(model, engine, free_bytes);
+    if (plan.total() <= budget) return;
     std::string parts;
     for (int c = 0; c < kNumComponents; ++c) {
         const uint64_t bytes = plan.component_bytes(static_cast<Component>(c));
@@ -140,9 +154,11 @@ void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineC
         fitting > 0 ? concat("the largest context that fits at batch ", kv.max_batch_size, " is ", fitting, " tokens")
         : fitting_single > 0 ? concat("at batch 1 a context of ", fitting_single, " tokens would fit")
                              : std::string("not even one page of context fits beside the weights");
+    const std::string loading =
+        budget == free_bytes ? "" : concat(", ", megabytes(free_bytes - budget), " of them for loading and rounding");
     fail(TL_STATUS_OUT_OF_MEMORY, "the model needs ", plan.total(), " bytes (", megabytes(plan.total()), ") but only ",
-         free_bytes, " bytes (", megabytes(free_bytes), ") are free: ", parts, "; context ", kv.max_seq_len,
-         " tokens, batch ", kv.max_batch_size, "; ", advice);
+         free_bytes, " bytes (", megabytes(free_bytes), ") are free", loading, ": ", parts, "; context ",
+         kv.max_seq_len, " tokens, batch ", kv.max_batch_size, "; ", advice);
 }
 
 PlannedMemory::PlannedMemory(Backend& backend, MemoryTracker& tracker, const MemoryPlan& plan) {

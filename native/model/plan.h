@@ -42,10 +42,13 @@ StepShape step_shape(const ModelConfig& model, const EngineConfig& engine);
 
 MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine);
 
-// Largest max_seq_len (a multiple of the page, at most `limit`) whose plan has at most `bytes`; 0 if none has.
-int32_t largest_seq_len(const ModelConfig& model, EngineConfig engine, uint64_t bytes, int32_t limit);
+// Largest max_seq_len (a multiple of the page) and largest max_batch_size, at most `limit`, with which the engine can
+// be made and loaded in `free_bytes` (plan_budget); 0 if none can. num_pages is taken as 0.
+int32_t largest_seq_len(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit);
+int32_t largest_batch(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit);
 
-// Throws OutOfMemory, with the plan by component and the largest context that fits, if the plan exceeds `free_bytes`.
+// Throws OutOfMemory, with the plan by component and the largest context that fits, if the engine cannot be made and
+// loaded in `free_bytes`.
 void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineConfig& engine, uint64_t free_bytes);
 
 // The plan, allocated. Entries are found by name.

@@ -14,9 +14,6 @@ namespace {
 
 constexpr int64_t kElementGrain = 1 << 14;  // elements that are worth a thread
 
-// Candidates are r = kFirstCandidate / 100, ..., kLastCandidate / 100. Below 1 the largest weights are clipped.
-constexpr int kFirstCandidate = 90, kLastCandidate = 120;
-
 // Weighted square error of `count` weights (whole Lanes) that are rounded to multiples of `scale`. Adding and taking
 // away 1.5 * 2^23 rounds to nearest even; w * (1 / scale) may fall on the other side of a tie than w / scale, where
 // both neighbours are equally far.
@@ -49,11 +46,11 @@ f16 choose_scale(const float* weights, const float* importance, int64_t padded) 
     f16 best = from_float<f16>(unit);
     if (to_float(best) == 0 || std::isinf(to_float(best))) return best;
     float least = rounding_error(weights, importance, padded, to_float(best));
-    for (int candidate = kFirstCandidate; candidate <= kLastCandidate && least > 0; ++candidate) {
-        const f16 scale = from_float<f16>(unit * (static_cast<float>(candidate) / 100.0f));
+    for (int factor = kFirstFactor; factor <= kLastFactor && least > 0; ++factor) {
+        const f16 scale = from_float<f16>(unit * (static_cast<float>(factor) / 100.0f));
         if (to_float(scale) == 0 || std::isinf(to_float(scale))) continue;
         const float error = rounding_error(weights, importance, padded, to_float(scale));
-        if (error >= least) continue;
+        if (!(error < least)) continue;
         least = error;
         best = scale;
     }

@@ -7,7 +7,6 @@
 #include "memory/allocation.h"
 #include "model/plan.h"
 #include "model/rope.h"
-#include "model/scale_search.h"
 #include "model/tensor_values.h"
 
 namespace tinyllm {
@@ -193,42 +192,36 @@ void WeightLoader::load(const std::string& name, DType dtype, const std::vector<
              shape_text(shape));
     const HostTensor tensor{dtype, is_matrix ? target.num_rows : 1, is_matrix ? target.weight.k : target.num_rows,
                             data};
-    if (is_matrix) {
-        const int64_t bad = load_matrix(target, tensor);
-        if (bad >= 0)
-            fail(TL_STATUS_CHECKPOINT, "tensor '", name, "': element [", bad / tensor.cols, ", ", bad % tensor.cols,
-                 "] is ", element(tensor, bad), "; weights must be finite and within the range of float16");
-    } else {
-        load_vector(target, tensor, name);
-    }
-    if (config_.quantization == QuantizationType::W8A16) importance_.add(name, tensor);
+    if (is_matrix)
+        load_matrix(target, tensor);
+    else
+        load_vector(target, tensor);
     target.loaded = true;
 }
 
-// Backend::load_linear with the best scales; returns what it returns.
-int64_t WeightLoader::load_matrix(const Target& target, const HostTensor& tensor) {
-    const LinearWeight& weight = target.weight;
-    if (weight.quantization != QuantizationType::W8A16)
-        return backend_.load_linear(tracker_, weight, target.rows, tensor, nullptr);
-    const int64_t groups = (weight.k + weight.group_length - 1) / weight.group_length;
-    const HostBuffer scales(tracker_, Component::Staging, tensor.rows * groups * sizeof(f16), target.name + " scales");
-    f16* const chosen = static_cast<f16*>(scales.data());
-    choose_scales(tensor, weight.group_length, importance_.of(target.name), chosen);
-    return backend_.load_linear(tracker_, weight, target.rows, tensor, chosen);
+void WeightLoader::load_matrix(const Target& target, const HostTensor& tensor) {
+    const bool quantized = config_.quantization == QuantizationType::W8A16;
+    const LinearLoad load = quantized ? importance_.load_of(target.name, tensor.rows) : LinearLoad{};
+    const int64_t bad = backend_.load_linear(tracker_, target.weight, target.rows, tensor, load);
+    if (bad >= 0)
+        fail(TL_STATUS_CHECKPOINT, "tensor '", target.name, "': element [", bad / tensor.cols, ", ", bad % tensor.cols,
+             "] is ", element(tensor, bad), "; weights must be finite and within the range of float16");
+    if (quantized) importance_.add_matrix(target.name);
 }
 
-void WeightLoader::load_vector(const Target& target, const HostTensor& tensor, const std::string& name) {
+void WeightLoader::load_vector(const Target& target, const HostTensor& tensor) {
     std::vector<float> values(tensor.cols);
     read_values(tensor, 0, tensor.cols, values.data());
     for (int64_t i = 0; i < tensor.cols; ++i) {
         if (!std::isfinite(values[i]))
-            fail(TL_STATUS_CHECKPOINT, "tensor '", name, "': element [", i, "] is ", values[i],
+            fail(TL_STATUS_CHECKPOINT, "tensor '", target.name, "': element [", i, "] is ", values[i],
                  "; weights must be finite");
     }
+    importance_.add_vector(target.name, values);
     if (target.vector == nullptr) {
         for (const float value : values)
             if (value <= 0)
-                fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' holds ", value, "; expected positive factors");
+                fail(TL_STATUS_CHECKPOINT, "tensor '", target.name, "' holds ", value, "; expected positive factors");
         freq_factors_ = std::move(values);
         return;
     }
@@ -241,6 +234,17 @@ void WeightLoader::load_vector(const Target& target, const HostTensor& tensor, c
     backend_.download(whole.data(), target.vector, whole.size() * sizeof(float));
     for (int64_t i = 0; i < tensor.cols; ++i) whole[target.rows.start + i * target.rows.stride] = values[i];
     backend_.upload(target.vector, whole.data(), whole.size() * sizeof(float));
+}
+
+void WeightLoader::fill_random(uint64_t seed) {
+    for (const LinearSpec& spec : linear_specs(config_)) backend_.fill_random(linear(spec), seed++);
+    for (const VectorSpec& spec : vector_specs(config_)) {
+        const std::vector<float> ones(spec.size, 1.0f);
+        backend_.upload(memory_.at(spec.name), ones.data(), ones.size() * sizeof(float));
+    }
+    std::fill(freq_factors_.begin(), freq_factors_.end(), 1.0f);
+    for (Target& target : targets_) target.loaded = true;
+    finish();
 }
 
 void WeightLoader::finish() {

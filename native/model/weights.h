@@ -62,6 +62,8 @@ public:
     void load(const std::string& name, DType dtype, const std::vector<int64_t>& shape, const void* data);
     // Checks that every tensor came; computes the RoPE frequencies.
     void finish();
+    // Instead of all that, for benchmarks: made-up matrices (model/random_weights.h), norms of 1, biases of 0.
+    void fill_random(uint64_t seed);
 
     const ModelWeights& weights() const { return weights_; }
 
@@ -81,8 +83,8 @@ private:
     void add_vector(const std::string& tensor, const float* data, int32_t size);
     void describe_layer(int index);
     LinearWeight linear(const LinearSpec& spec) const;
-    int64_t load_matrix(const Target& target, const HostTensor& tensor);
-    void load_vector(const Target& target, const HostTensor& tensor, const std::string& name);
+    void load_matrix(const Target& target, const HostTensor& tensor);
+    void load_vector(const Target& target, const HostTensor& tensor);
 
     const ModelConfig config_;
     Backend& backend_;

@@ -1,6 +1,7 @@
 #include "ops/registry.h"
 
 #include "backends/cpu/cpu_backend.h"
+#include "backends/cuda/scratch_bytes.h"
 #include "core/error.h"
 #ifdef TINYLLM_WITH_CUDA
 #include "backends/cuda/cuda_backend.h"
@@ -30,12 +31,7 @@ std::vector<tl_device_info> list_devices() {
 }
 
 int64_t scratch_bytes(DeviceKind kind, const ModelConfig& model, const EngineConfig& engine) {
-    if (kind == DeviceKind::Cpu) return cpu_scratch_bytes(model, engine);
-#ifdef TINYLLM_WITH_CUDA
-    return cuda_scratch_bytes(model, engine);
-#else
-    fail(TL_STATUS_CONFIG, "a plan for CUDA needs a library built with CUDA (this one has TINYLLM_CUDA=OFF)");
-#endif
+    return kind == DeviceKind::Cpu ? cpu_scratch_bytes(model, engine) : cuda_scratch_bytes(model, engine);
 }
 
 }  // namespace tinyllm

@@ -16,7 +16,7 @@ std::unique_ptr<Backend> make_backend(DeviceKind kind, int32_t index);
 std::vector<tl_device_info> list_devices();
 
 // Scratch bytes that the kernels of a backend need for a configuration, bound with Backend::bind_scratch. Computed
-// without a device.
+// without a device, for a backend that this build lacks too.
 int64_t scratch_bytes(DeviceKind kind, const ModelConfig& model, const EngineConfig& engine);
 
 }  // namespace tinyllm

@@ -19,10 +19,13 @@ MemoryPlan fitting_plan(const ModelConfig& model, const EngineConfig& engine, co
 }  // namespace
 
 Engine::Engine(const ModelConfig& model, const EngineConfig& engine)
+    : Engine(model, engine, make_backend(engine.device_kind, engine.device_index)) {}
+
+Engine::Engine(const ModelConfig& model, const EngineConfig& engine, std::unique_ptr<Backend> backend)
     : model_config_(model),
       config_(engine),
       shape_(step_shape(model, engine)),
-      backend_(make_backend(engine.device_kind, engine.device_index)),
+      backend_(std::move(backend)),
       plan_(fitting_plan(model, engine, *backend_)),
       memory_(*backend_, tracker_, plan_),
       loader_(model, *backend_, tracker_, memory_),
@@ -58,6 +61,12 @@ void Engine::load_tensor(const std::string& name, DType dtype, const std::vector
 void Engine::finish_load() {
     std::lock_guard lock(step_mutex_);
     loader_.finish();
+    loaded_ = true;
+}
+
+void Engine::fill_random(uint64_t seed) {
+    std::lock_guard lock(step_mutex_);
+    loader_.fill_random(seed);
     loaded_ = true;
 }
 
@@ -166,6 +175,9 @@ bool Engine::step(std::vector<tl_event>& events, size_t capacity) {
             std::erase_if(running_, [](const std::unique_ptr<Request>& request) { return request->finished; });
         }
     } catch (const std::exception& error) {
+        // A device without room for a kernel's code changes no request: the next step tries again.
+        const auto* known = dynamic_cast<const Error*>(&error);
+        if (known != nullptr && known->status() == TL_STATUS_OUT_OF_MEMORY) throw;
         // The cache's contents are unknown now. Going on would give wrong tokens.
         broken_reason_ = error.what();
         broken_ = true;
@@ -223,6 +235,7 @@ void Engine::run_decode() {
 void Engine::run_prefill() {
     std::vector<Request*> sampled;
     std::vector<PromptLogits> wanted;
+    std::vector<std::pair<Request*, int32_t>> advanced;  // and the kv_len from before
     bool greedy = true, penalty = false;
     int32_t max_kv_len = 0;
     prefill_step_.clear();
@@ -241,6 +254,7 @@ void Engine::run_prefill() {
             wanted.push_back(
                 {first_row, rows,
                  request->prompt_logits + static_cast<int64_t>(request->kv_len) * model_config_.vocab_size});
+        advanced.emplace_back(request.get(), request->kv_len);
         request->kv_len += rows;
         max_kv_len = std::max(max_kv_len, request->kv_len);
         penalty = penalty || request->params.uses_penalty();
@@ -259,8 +273,13 @@ void Engine::run_prefill() {
     common.dtype = model_config_.dtype;
     common.max_kv_len = max_kv_len;
     common.greedy = greedy;
-    run_batch(prefill_step_, common, penalty);
-    copy_prompt_logits(prefill_step_, common, wanted);
+    try {
+        run_batch(prefill_step_, common, penalty);
+        copy_prompt_logits(prefill_step_, common, wanted);
+    } catch (const Error&) {
+        for (const auto& [request, kv_len] : advanced) request->kv_len = kv_len;  // so that it can run once more
+        throw;
+    }
     take_samples(sampled);
 }
 
@@ -299,7 +318,9 @@ void Engine::copy_prompt_logits(const StepBuffers& step, const StepBatch& common
         for (int32_t done = 0; done < rows.num_rows; done += shape_.logits_rows) {
             batch.num_logits = std::min(shape_.logits_rows, rows.num_rows - done);
             const char* hidden = static_cast<const char*>(b.hidden) + (rows.first_row + done) * row_bytes;
-            backend_->logits(batch, model_.weights.norm, model_.weights.head, hidden, b.normed, b.logits);
+            backend_->run_step({Phase::Prefill, batch.num_logits, 0, false, false}, [&] {
+                backend_->logits(batch, model_.weights.norm, model_.weights.head, hidden, b.normed, b.logits);
+            });
             backend_->download(rows.target + done * vocab, b.logits, batch.num_logits * vocab * sizeof(float));
         }
     }

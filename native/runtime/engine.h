@@ -30,12 +30,16 @@ class Engine {
 public:
     // Opens the device, checks that the plan fits, and allocates it.
     Engine(const ModelConfig& model, const EngineConfig& engine);
+    // The same on a device that is open already: `backend` is of engine.device_kind.
+    Engine(const ModelConfig& model, const EngineConfig& engine, std::unique_ptr<Backend> backend);
     ~Engine();
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
     void load_tensor(const std::string& name, DType dtype, const std::vector<int64_t>& shape, const void* data);
     void finish_load();
+    // Instead of loading, for benchmarks: made-up weights, made on the device (WeightLoader::fill_random).
+    void fill_random(uint64_t seed);
 
     // Checks and queues a request; returns its id. See tl_engine_submit for prompt_logits.
     uint64_t submit(std::vector<int32_t> prompt, GenerationParams params, float* prompt_logits);
@@ -49,6 +53,7 @@ public:
     const MemoryPlan& plan() const { return plan_; }
     const MemoryTracker& tracker() const { return tracker_; }
     DeviceMemory device_memory() const { return backend_->device_memory(); }
+    DriverMemory driver_memory() const { return backend_->driver_memory(); }
     int32_t free_pages() const { return free_pages_; }
     int32_t total_pages() const { return config_.kv_cache.total_pages(); }
 

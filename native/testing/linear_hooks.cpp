@@ -1,10 +1,8 @@
-// Test hooks of the ops around linear layers: load_linear, choose_scales, embed, linear_residual, gate_up, logits.
+// Test hooks of the ops around linear layers: embed, linear_residual, gate_up, logits.
 #include <vector>
 
 #include "core/api_guard.h"
 #include "core/error.h"
-#include "model/layout.h"
-#include "model/scale_search.h"
 #include "testing/test_run.h"
 #include "testing/testing.h"
 
@@ -18,72 +16,6 @@ ModelConfig model_with(const tl_test_target& target, int32_t hidden_dim, int32_t
     model.intermediate_dim = intermediate_dim;
     model.vocab_size = vocab_size;
     return model;
-}
-
-// Where weight (row, col) and scale (row, group) lie in the backend's packed layout (model/layout.h).
-struct PackedIndex {
-    DeviceKind device;
-    LinearLayout layout;
-
-    int64_t weight(int64_t row, int32_t col) const {
-        return row * layout.k_padded + (device == DeviceKind::Cuda ? cuda_packed_col(col) : col);
-    }
-    int64_t scale(int64_t row, int64_t group) const {
-        return device == DeviceKind::Cuda ? group * layout.n_padded + row : row * layout.groups + group;
-    }
-};
-
-template <typename Element>
-void read_weights(TestRun& run, const LinearWeight& weight, const PackedIndex& index, float* values) {
-    std::vector<Element> packed(index.layout.n_padded * index.layout.k_padded);
-    run.download(packed.data(), static_cast<const Element*>(weight.data), static_cast<int64_t>(packed.size()));
-    for (int64_t row = 0; row < weight.n; ++row)
-        for (int32_t col = 0; col < weight.k; ++col)
-            values[row * weight.k + col] = to_float(packed[index.weight(row, col)]);
-}
-
-void read_scales(TestRun& run, const LinearWeight& weight, const PackedIndex& index, float* scales) {
-    const LinearLayout& layout = index.layout;
-    std::vector<f16> packed(layout.n_padded * layout.groups);
-    run.download(packed.data(), static_cast<const f16*>(weight.scales), static_cast<int64_t>(packed.size()));
-    for (int64_t row = 0; row < weight.n; ++row)
-        for (int64_t group = 0; group < layout.groups; ++group)
-            scales[row * layout.groups + group] = to_float(packed[index.scale(row, group)]);
-}
-
-int64_t num_groups(const tl_test_tensor& tensor, int32_t group_length) {
-    return (tensor.cols + group_length - 1) / group_length;
-}
-
-void load_linear(const tl_test_target& target, const tl_test_tensor& tensor, const float* given_scales, float* values,
-                 float* scales, int64_t* first_bad) {
-    const tl_test_batch no_rows{};
-    TestRun run(target, model_with(target, tensor.cols, 1, tensor.rows), no_rows);
-    const LinearWeight weight = run.empty_linear(tensor.rows, tensor.cols, "weight");
-    std::vector<f16> given;
-    if (given_scales != nullptr) {
-        given.resize(tensor.rows * num_groups(tensor, weight.group_length));
-        for (size_t i = 0; i < given.size(); ++i) given[i] = from_float<f16>(given_scales[i]);
-    }
-    *first_bad = run.load_part(weight, {{}, tensor}, given_scales == nullptr ? nullptr : given.data());
-    run.finish();
-    if (*first_bad >= 0) return;
-    const DeviceKind device = run.backend().kind();
-    const PackedIndex index{
-        device, linear_layout(device, weight.quantization, weight.dtype, weight.n, weight.k, weight.group_length)};
-    if (weight.quantization == QuantizationType::W8A16) {
-        read_weights<int8_t>(run, weight, index, values);
-        read_scales(run, weight, index, scales);
-    } else {
-        with_type(weight.dtype, [&](auto type) { read_weights<decltype(type)>(run, weight, index, values); });
-    }
-}
-
-void choose_scales(const tl_test_tensor& tensor, int32_t group_length, const float* importance, float* scales) {
-    std::vector<f16> chosen(tensor.rows * num_groups(tensor, group_length));
-    tinyllm::choose_scales({static_cast<DType>(tensor.dtype), tensor.rows, tensor.cols, tensor.data}, group_length,
-                           importance, chosen.data());
-    for (size_t i = 0; i < chosen.size(); ++i) scales[i] = to_float(chosen[i]);
 }
 
 void embed(const tl_test_target& target, const tl_test_batch& batch, const tl_test_tensor& table, uint32_t* seen,
@@ -149,16 +81,6 @@ void logits(const tl_test_target& target, const tl_test_batch& batch, const tl_t
 }  // namespace tinyllm::testing
 
 using namespace tinyllm;
-
-tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor, const float* given_scales,
-                              float* values, float* scales, int64_t* first_bad) {
-    return guarded([&] { testing::load_linear(*target, *tensor, given_scales, values, scales, first_bad); });
-}
-
-tl_status tl_test_choose_scales(const tl_test_tensor* tensor, int32_t group_length, const float* importance,
-                                float* scales) {
-    return guarded([&] { testing::choose_scales(*tensor, group_length, importance, scales); });
-}
 
 tl_status tl_test_embed(const tl_test_target* target, const tl_test_batch* batch, const tl_test_tensor* table,
                         uint32_t* seen, float* hidden) {

@@ -119,10 +119,10 @@ LinearWeight TestRun::empty_linear(int32_t n, int32_t k, const std::string& name
     return weight;
 }
 
-int64_t TestRun::load_part(const LinearWeight& weight, const LinearPart& part, const f16* scales) {
+int64_t TestRun::load_part(const LinearWeight& weight, const LinearPart& part, const LinearLoad& load) {
     const tl_test_tensor& tensor = part.tensor;
     return backend_->load_linear(tracker_, weight, part.rows,
-                                 {static_cast<DType>(tensor.dtype), tensor.rows, tensor.cols, tensor.data}, scales);
+                                 {static_cast<DType>(tensor.dtype), tensor.rows, tensor.cols, tensor.data}, load);
 }
 
 LinearWeight TestRun::linear(int32_t n, const std::vector<LinearPart>& parts, const std::string& name) {

@@ -61,7 +61,7 @@ public:
     // The memory of a linear layer as the engine prepares it, before any row is loaded.
     LinearWeight empty_linear(int32_t n, int32_t k, const std::string& name);
     // Backend::load_linear; returns what it returns.
-    int64_t load_part(const LinearWeight& weight, const LinearPart& part, const f16* scales = nullptr);
+    int64_t load_part(const LinearWeight& weight, const LinearPart& part, const LinearLoad& load = {});
     // A linear layer of `n` rows with its parts loaded. Throws Checkpoint errors for values that load_linear refuses.
     LinearWeight linear(int32_t n, const std::vector<LinearPart>& parts, const std::string& name);
     NormWeight norm(const tl_test_norm& norm, int32_t features, const std::string& name);

@@ -86,15 +86,31 @@ typedef struct tl_test_qkv_weights {
     tl_test_norm k_norm;
 } tl_test_qkv_weights;
 
-// Backend::load_linear, read back: `given_scales` float [rows, groups], or null for absmax / 127; `values` float [rows,
-// cols] are q (W8A16) or the weights in T (NONE); `scales` float [rows, groups] is written for W8A16 only; `first_bad`
-// is what load_linear returned, and where it is not -1 the two others are not written.
-TL_API tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor,
-                                     const float* given_scales, float* values, float* scales, int64_t* first_bad);
+// tinyllm::LinearLoad, field by field; null: not wanted.
+typedef struct tl_test_linear_load {
+    int32_t search_scales;
+    const float* importance;     // [cols]
+    const float* input_moments;  // [cols]
+    float* output_moments;       // [rows], written
+    float* column_moments;       // [cols], written
+} tl_test_linear_load;
 
-// choose_scales of model/scale_search.h. importance: [cols] or null; scales: float [rows, groups], written.
-TL_API tl_status tl_test_choose_scales(const tl_test_tensor* tensor, int32_t group_length, const float* importance,
-                                       float* scales);
+// Backend::load_linear, read back: `values` float [rows, cols] are q (W8A16) or the weights in T (NONE); `scales` float
+// [rows, groups] is written for W8A16 only; `first_bad` is what load_linear returned, and where it is not -1 the two
+// others are not written.
+TL_API tl_status tl_test_load_linear(const tl_test_target* target, const tl_test_tensor* tensor,
+                                     const tl_test_linear_load* load, float* values, float* scales, int64_t* first_bad);
+
+// Backend::fill_random of a weight [n, k], read back as in tl_test_load_linear.
+TL_API tl_status tl_test_fill_random(const tl_test_target* target, int32_t n, int32_t k, uint64_t seed, float* values,
+                                     float* scales);
+
+// WeightLoader with the tensors of a checkpoint in the order given (rows 0: a vector), then the scales of all W8A16
+// matrices in the order of linear_specs(), each [n, groups] row by row. `count` is how many there are, of which as many
+// are written as fit in `capacity`.
+TL_API tl_status tl_test_model_scales(const tl_model_config* model, int32_t device_kind, int32_t num_tensors,
+                                      const char* const* names, const tl_test_tensor* tensors, float* scales,
+                                      int64_t capacity, int64_t* count);
 
 // Ops::embed. seen: uint32 [num_slots, ceil(rows of table / 32)], updated in place, or null;
 // hidden: float [num_rows, cols of table].

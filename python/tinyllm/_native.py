@@ -21,7 +21,7 @@ import numpy as np
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
 from .errors import CheckpointError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 DEVICE_KINDS = {"cpu": 0, "cuda": 1}
 QUANTIZATIONS = {QuantizationType.NONE: 0, QuantizationType.W8A16: 1}
@@ -160,6 +160,31 @@ class CAllocation(Structure):
     ]
 
 
+class COverheadEntry(Structure):
+    _fields_: ClassVar = [
+        ("name", c_char * 64),
+        ("on_device", c_int32),
+        ("only_loading", c_int32),
+        ("bytes", c_uint64),
+    ]
+
+
+class CDeviceMemory(Structure):
+    _fields_: ClassVar = [
+        ("struct_size", c_uint64),
+        ("free_bytes", c_uint64),
+        ("total_bytes", c_uint64),
+        ("lost_bytes", c_int64),
+        ("context_bytes", c_int64),
+        ("module_bytes", c_int64),
+        ("reserve_bytes", c_int64),
+        ("graph_bytes", c_int64),
+        ("pool_bytes", c_int64),
+        ("other_engine_bytes", c_int64),
+        ("unexplained_bytes", c_int64),
+    ]
+
+
 # Structs of the ABI under their C names; a test compares them with the header.
 STRUCTS = {
     "tl_model_config": CModelConfig,
@@ -170,6 +195,8 @@ STRUCTS = {
     "tl_plan_entry": CPlanEntry,
     "tl_memory_stats": CMemoryStats,
     "tl_allocation": CAllocation,
+    "tl_overhead_entry": COverheadEntry,
+    "tl_device_memory": CDeviceMemory,
 }
 
 _I32, _U64 = POINTER(c_int32), POINTER(c_uint64)
@@ -178,6 +205,9 @@ _FUNCTIONS = {
     "tl_device_count": [_I32],
     "tl_device_info_get": [c_int32, POINTER(CDeviceInfo)],
     "tl_plan": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(CPlanEntry), c_int32, _I32],
+    "tl_plan_overhead": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(COverheadEntry), c_int32, _I32],
+    "tl_plan_max_seq_len": [POINTER(CModelConfig), POINTER(CEngineConfig), c_uint64, c_int32, _I32],
+    "tl_plan_max_batch": [POINTER(CModelConfig), POINTER(CEngineConfig), c_uint64, c_int32, _I32],
     "tl_engine_create": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(c_void_p)],
     "tl_engine_load_tensor": [c_void_p, c_char_p, c_int32, POINTER(c_int64), c_int32, c_void_p],
     "tl_engine_finish_load": [c_void_p],
@@ -187,7 +217,7 @@ _FUNCTIONS = {
     "tl_engine_plan": [c_void_p, POINTER(CPlanEntry), c_int32, _I32],
     "tl_engine_memory": [c_void_p, POINTER(CMemoryStats), c_int32, _I32],
     "tl_engine_allocations": [c_void_p, POINTER(CAllocation), c_int32, _I32],
-    "tl_engine_device_memory": [c_void_p, _U64, _U64],
+    "tl_engine_device_memory": [c_void_p, POINTER(CDeviceMemory)],
     "tl_engine_pages": [c_void_p, _I32, _I32],
 }
 _OTHER_FUNCTIONS = {
@@ -240,11 +270,6 @@ def call(name: str, *args: Any) -> None:
     status = getattr(lib, name)(*args)
     if status != 0:
         raise _ERRORS.get(status, TinyllmError)(lib.tl_last_error().decode())
-
-
-def has_cuda() -> bool:
-    """Whether the library was built with the CUDA backend; whether there is a GPU is another question."""
-    return b", cuda (" in library().tl_build_info()
 
 
 def model_struct(config: ModelConfig, rope_freq_factors: bool = False) -> CModelConfig:
@@ -302,14 +327,27 @@ def plan(model: CModelConfig, engine: CEngineConfig) -> list[CPlanEntry]:
     return read_list("tl_plan", CPlanEntry, byref(model), byref(engine))
 
 
+def plan_overhead(model: CModelConfig, engine: CEngineConfig) -> list[COverheadEntry]:
+    """What an engine takes beside its plan; needs no device."""
+    return read_list("tl_plan_overhead", COverheadEntry, byref(model), byref(engine))
+
+
+def largest_plan(what: str, model: CModelConfig, engine: CEngineConfig, memory: int, limit: int) -> int:
+    """The largest "max_seq_len" or "max_batch" (`what`), at most `limit`, of an engine that fits into `memory` bytes;
+    0 if none does."""
+    result = c_int32()
+    call(f"tl_plan_{what}", byref(model), byref(engine), max(memory, 0), limit, byref(result))
+    return result.value
+
+
 class NativeEngine:
     """One engine handle. Not for users: `model.Model` owns it."""
 
     def __init__(self, model: CModelConfig, engine: CEngineConfig) -> None:
         handle = c_void_p()
         call("tl_engine_create", byref(model), byref(engine), byref(handle))
-        self._handle: c_void_p | None = handle
-        # Also runs when the object is collected and when the interpreter exits.
+        self._handle = handle
+        # Also runs when the object is collected and when the interpreter exits, where a stream may outlive the engine.
         self._finalizer = weakref.finalize(self, library().tl_engine_destroy, handle)
         self.max_events = library().tl_engine_max_events(handle)
         self._events = (CEvent * self.max_events)()
@@ -317,7 +355,7 @@ class NativeEngine:
 
     def require_open(self) -> c_void_p:
         """The handle; TinyllmError once the engine is closed."""
-        if self._handle is None:
+        if self.closed:
             raise TinyllmError("this model is closed; load it again")
         return self._handle
 
@@ -325,11 +363,10 @@ class NativeEngine:
 
     @property
     def closed(self) -> bool:
-        return self._handle is None
+        return not self._finalizer.alive
 
     def close(self) -> None:
         """Destroy the engine; no call may be running. Closing twice is allowed."""
-        self._handle = None
         self._finalizer()
 
     def load_tensor(self, name: str, array: np.ndarray) -> None:
@@ -409,11 +446,11 @@ class NativeEngine:
     def allocations(self) -> list[CAllocation]:
         return read_list("tl_engine_allocations", CAllocation, self.handle)
 
-    def device_memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the device now."""
-        free, total = c_uint64(), c_uint64()
-        call("tl_engine_device_memory", self.handle, byref(free), byref(total))
-        return free.value, total.value
+    def device_memory(self) -> CDeviceMemory:
+        """The device's memory now, and what its driver has taken for this process."""
+        memory = CDeviceMemory(struct_size=ctypes.sizeof(CDeviceMemory))
+        call("tl_engine_device_memory", self.handle, byref(memory))
+        return memory
 
     def pages(self) -> tuple[int, int]:
         """(free, total) pages of the KV pool."""

@@ -51,14 +51,20 @@ def devices() -> list[Device]:
     return result
 
 
-def parse_device(name: str) -> tuple[str, int]:
-    """(kind, index) of a device name; "auto" becomes the first usable GPU, else the CPU. The device need not exist."""
+def parse_device(name: str) -> tuple[str, int] | None:
+    """(kind, index) of a device name; None for "auto". The device need not exist."""
     if name == "auto":
-        return next(((d.kind, d.index) for d in devices() if d.kind == "cuda" and d.usable), ("cpu", 0))
+        return None
     match = _DEVICE.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         raise ConfigError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N'; got {name!r}")
     return match[1], int(match[2] or 0)
+
+
+def kind_of_device(name: str) -> str:
+    """ "cpu" or "cuda" of a device name, which need not exist; of "auto" as `resolve_device` would choose."""
+    wanted = parse_device(name)
+    return resolve_device(name).kind if wanted is None else wanted[0]
 
 
 def resolve_device(name: str) -> Device:
@@ -66,10 +72,12 @@ def resolve_device(name: str) -> Device:
 
     Raises ConfigError if there is no such device, or it cannot be used, saying why.
     """
-    kind, index = parse_device(name)
+    wanted = parse_device(name)
     found = devices()
+    if wanted is None:
+        return next((device for device in found if device.kind == "cuda" and device.usable), found[0])
     for device in found:
-        if (device.kind, device.index) == (kind, index):
+        if (device.kind, device.index) == wanted:
             if not device.usable:
                 raise ConfigError(f"device {device.device} ({device.name}) cannot be used: {device.description}")
             return device

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._native import CPlanEntry, NativeEngine
+    from ._native import CDeviceMemory, COverheadEntry, CPlanEntry, NativeEngine
 
 _UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"))
 
 
 def format_bytes(count: int) -> str:
     """A size for people: 1 MB is 2^20 bytes, as GPU tools print it."""
+    if count < 0:
+        return f"-{format_bytes(-count)}"
     for size, unit in _UNITS:
         if count >= size:
             return f"{count / size:.2f} {unit}"
@@ -28,6 +30,16 @@ class PlanEntry:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Memory that an engine takes beside its plan; a plan names it, at most `bytes`."""
+
+    name: str
+    on_device: bool  # of a GPU; else of the host
+    only_loading: bool  # gone once the weights are loaded
     bytes: int
 
 
@@ -53,6 +65,12 @@ class MemoryReport:
     peak: int  # largest sum of all components that ever was
     free: int  # of the device, now
     total: int  # of the device
+    # What the GPU's driver took for this process beside `actual`, by its own count of free bytes: context, modules
+    # (code of the kernels used so far), code reserve (held back for those to come), graphs, pool (held but not
+    # allocated), other models, unexplained (other processes, other code of this one). Empty on the CPU.
+    driver: dict[str, int]
+    # Free bytes that the driver lost since before the process had a context: actual_total and all of `driver`.
+    lost: int
     entries: tuple[PlanEntry, ...]  # the plan, allocation by allocation
     allocations: tuple[Allocation, ...]  # empty unless built with CUDA_MEMORY_TRACKING
 
@@ -74,6 +92,10 @@ class MemoryReport:
             yield f"{name:<14}{format_bytes(planned):>14}{format_bytes(actual):>14}{format_bytes(peak):>14}"
         totals = (self.planned_total, self.actual_total, self.peak)
         yield f"{'total':<14}" + "".join(f"{format_bytes(total):>14}" for total in totals)
+        for name, size in self.driver.items():
+            yield f"{name:<14}{'':>14}{format_bytes(size):>14}"
+        if self.driver:
+            yield f"{'driver lost':<14}{'':>14}{format_bytes(self.lost):>14}"
         yield f"device: {format_bytes(self.free)} free of {format_bytes(self.total)}"
 
 
@@ -85,6 +107,11 @@ def plan_entries(raw: list[CPlanEntry]) -> tuple[PlanEntry, ...]:
     )
 
 
+def overhead_entries(raw: list[COverheadEntry]) -> tuple[Overhead, ...]:
+    """The native list as plain values."""
+    return tuple(Overhead(e.name.decode(), bool(e.on_device), bool(e.only_loading), e.bytes) for e in raw)
+
+
 def by_component(entries: tuple[PlanEntry, ...]) -> dict[str, int]:
     """Bytes summed over each component, in the order of the plan."""
     sums: dict[str, int] = {}
@@ -93,19 +120,33 @@ def by_component(entries: tuple[PlanEntry, ...]) -> dict[str, int]:
     return sums
 
 
+def _driver_lines(memory: CDeviceMemory) -> dict[str, int]:
+    return {
+        "context": memory.context_bytes,
+        "modules": memory.module_bytes,
+        "code reserve": memory.reserve_bytes,
+        "graphs": memory.graph_bytes,
+        "pool": memory.pool_bytes,
+        "other models": memory.other_engine_bytes,
+        "unexplained": memory.unexplained_bytes,
+    }
+
+
 def memory_report(engine: NativeEngine) -> MemoryReport:
     """The report of a live engine."""
     entries = plan_entries(engine.plan())
     stats = {row.component.decode(): row for row in engine.memory()}
     total = stats.pop("total")
-    free_bytes, total_bytes = engine.device_memory()
+    device = engine.device_memory()
     return MemoryReport(
         planned=by_component(entries),
         actual={name: row.current_bytes for name, row in stats.items() if row.current_bytes},
         peaks={name: row.peak_bytes for name, row in stats.items() if row.peak_bytes},
         peak=total.peak_bytes,
-        free=free_bytes,
-        total=total_bytes,
+        free=device.free_bytes,
+        total=device.total_bytes,
+        driver=_driver_lines(device) if device.lost_bytes else {},
+        lost=device.lost_bytes,
         entries=entries,
         allocations=tuple(
             Allocation(a.component.decode(), a.name.decode(), a.bytes, a.file.decode(), a.line)

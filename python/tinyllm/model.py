@@ -18,7 +18,7 @@ from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationTy
 from .devices import Device, resolve_device
 from .errors import CheckpointError, ConfigError
 from .memory import MemoryReport, memory_report
-from .planning import auto_kv_cache, default_kv_cache, engine_config
+from .planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
 from .results import GenerationResult, StreamPiece
 from .scheduler import Scheduler
 from .text_request import TextRequest
@@ -93,7 +93,9 @@ def _load_checkpoint(
         tensors += [tensor for tensor in tensors if tensor.name == "embed_tokens.weight"]
     rope_freq_factors = checkpoint.rope_freq_factors
     if kv_cache == "auto":
-        memory = int(device.free * _auto_fraction(memory_fraction))
+        # `free` was asked with a context open, so the driver has what a context takes already.
+        context = driver_estimates(device.kind).get("context (estimate)", 0)
+        memory = int(device.free * _auto_fraction(memory_fraction)) + context
         kv_cache = auto_kv_cache(config, device.kind, memory, max_step_tokens, rope_freq_factors)
     elif memory_fraction is not None:
         raise ConfigError(f"memory_fraction is for kv_cache='auto' only; got {memory_fraction!r} with {kv_cache!r}")

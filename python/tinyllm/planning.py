@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from . import _native
 from .checkpoints import open_checkpoint
 from .config import KVCacheConfig, ModelConfig, QuantizationType
-from .devices import parse_device
+from .devices import kind_of_device
 from .errors import ConfigError, OutOfMemoryError
-from .memory import PlanEntry, by_component, format_bytes, plan_entries
+from .memory import Overhead, PlanEntry, by_component, format_bytes, overhead_entries, plan_entries
 
 _DEFAULT_CONTEXT = 2048
 PAGE_TOKENS = 64  # a KV page; contexts are planned in whole pages
@@ -22,9 +22,11 @@ _MAX_CONTEXT = 1 << 24  # what the engine accepts
 _MAX_BATCH = 4096
 _MAX_AUTO_BATCH = 64
 
-# What a process takes from a GPU beside the plan: the CUDA context with its modules, and the graphs of decode steps.
-# Estimates; the driver decides.
-CUDA_RUNTIME_ESTIMATE = {"runtime (estimate)": 550 << 20, "graphs (estimate)": 24 << 20}
+# What the CUDA driver takes from a GPU for a process: the context, the code of the kernels that a model uses, the
+# graphs of its decode steps. The driver decides, so these are estimates: measured on an H200 with driver 580.159, CUDA
+# 13.0 (docs/memory-model.md), rounded up; modules with the 8 MB that are held back for them. model.memory().driver has
+# the figures of the machine at hand.
+CUDA_DRIVER_ESTIMATE = {"context (estimate)": 524 << 20, "modules (estimate)": 16 << 20, "graphs (estimate)": 12 << 20}
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,12 @@ class MemoryPlan:
     kv_cache: KVCacheConfig
     device: str  # "cpu" or "cuda"
     entries: tuple[PlanEntry, ...]
+    overhead: tuple[Overhead, ...]  # what the engine takes beside the entries, most of it only while loading
     max_step_tokens: int | None = None
     rope_freq_factors: bool = False
+    # Heap that the checkpoint's reader takes for its largest tensor. Pages of a mapped file are no heap: the system
+    # takes them back at will. 0 for a plan of a bare ModelConfig.
+    tensor_bytes: int = 0
 
     @cached_property
     def components(self) -> dict[str, int]:
@@ -51,26 +57,33 @@ class MemoryPlan:
 
     @property
     def estimates(self) -> dict[str, int]:
-        """What the CUDA runtime itself takes, roughly; nothing on the CPU. Not part of `total`."""
-        return dict(CUDA_RUNTIME_ESTIMATE) if self.device == "cuda" else {}
+        """What a GPU must have beside `total`: the driver's own memory, roughly, and what loading and the rounding of
+        the memory pool take. Nothing on the CPU."""
+        if self.device != "cuda":
+            return {}
+        beside = sum(entry.bytes for entry in self.overhead if entry.on_device)
+        return driver_estimates(self.device) | {"loading and pool": beside}
+
+    @property
+    def host_peak(self) -> int:
+        """Host memory at most while the model loads, the interpreter and mapped files apart. On the CPU the model
+        itself is part of it."""
+        beside = sum(entry.bytes for entry in self.overhead if not entry.on_device) + self.tensor_bytes
+        return beside + (self.total if self.device == "cpu" else 0)
 
     def fits(self, memory: int) -> bool:
-        """Whether the plan and the runtime's estimate fit into `memory` bytes."""
+        """Whether the plan and the estimates fit into `memory` bytes."""
         return self.total + sum(self.estimates.values()) <= memory
 
     def max_seq_len(self, memory: int, batch: int | None = None) -> int:
         """The largest context (in whole pages) at which `batch` sequences fit into `memory` bytes; 0 if none does."""
         batch = self.kv_cache.max_batch_size if batch is None else batch
-
-        def fits(pages: int) -> bool:
-            return self.with_kv_cache(KVCacheConfig(batch, pages * PAGE_TOKENS)).fits(memory)
-
-        return _largest(fits, _MAX_CONTEXT // PAGE_TOKENS) * PAGE_TOKENS
+        return self._largest("max_seq_len", KVCacheConfig(batch, PAGE_TOKENS), memory, _MAX_CONTEXT)
 
     def max_batch(self, memory: int, seq: int | None = None) -> int:
         """The largest number of sequences of `seq` tokens that fit into `memory` bytes; 0 if not even one does."""
         seq = self.kv_cache.max_seq_len if seq is None else seq
-        return _largest(lambda batch: self.with_kv_cache(KVCacheConfig(batch, seq)).fits(memory), _MAX_BATCH)
+        return self._largest("max_batch", KVCacheConfig(1, seq), memory, _MAX_BATCH)
 
     def table(self, entries: bool = False) -> str:
         """The plan as text: a line a component, or with `entries` a line an allocation."""
@@ -89,7 +102,10 @@ class MemoryPlan:
             "components": self.components,
             "total": self.total,
             "estimates": self.estimates,
+            "host_peak": self.host_peak,
             "entries": [asdict(entry) for entry in self.entries],
+            "overhead": [asdict(entry) for entry in self.overhead],
+            "tensor_bytes": self.tensor_bytes,
         }
 
     def __str__(self) -> str:
@@ -100,22 +116,29 @@ class MemoryPlan:
             for entry in self.entries:
                 shape = " x ".join(map(str, entry.shape))
                 yield f"{entry.component:<12} {entry.name:<28} {shape:>22} {entry.dtype:<9}{entry.bytes:>14}"
-        rows = {**self.components, "total": self.total, **self.estimates}
+            for beside in self.overhead:
+                when = "while loading" if beside.only_loading else ""
+                where = "device" if beside.on_device else "host"
+                yield f"{where:<12} {beside.name:<28} {when:>22} {'':<9}{beside.bytes:>14}"
+        rows = {**self.components, "total": self.total, **self.estimates, "host while loading": self.host_peak}
         for name, size in rows.items():
             yield f"{name:<20}{size:>16} {format_bytes(size):>12}"
 
     def with_kv_cache(self, kv_cache: KVCacheConfig) -> MemoryPlan:
         """The plan of the same model and device with another KV cache."""
-        return make_plan(self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors)
+        return make_plan(
+            self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors, self.tensor_bytes
+        )
+
+    def _largest(self, what: str, kv_cache: KVCacheConfig, memory: int, limit: int) -> int:
+        """See `_native.largest_plan`; the driver's share of `memory` is taken off."""
+        structs = _structs(self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors)
+        return _native.largest_plan(what, *structs, memory - sum(driver_estimates(self.device).values()), limit)
 
 
-def _largest(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest value from 1 to `limit` that fits, 0 if none: memory grows with it, so bisection finds it."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+def driver_estimates(device_kind: str) -> dict[str, int]:
+    """What the driver of a device takes for a process, roughly."""
+    return dict(CUDA_DRIVER_ESTIMATE) if device_kind == "cuda" else {}
 
 
 def plan(
@@ -133,13 +156,14 @@ def plan(
 
     Arguments are those of `load` and mean the same; what is None is the config's own.
     """
-    rope_freq_factors = False
+    rope_freq_factors, tensor_bytes = False, 0
     if isinstance(model, ModelConfig):
         config = model
     else:
         with open_checkpoint(model) as checkpoint:
             config = checkpoint.config
             rope_freq_factors = checkpoint.rope_freq_factors
+            tensor_bytes = max(tensor.heap_bytes for tensor in checkpoint.tensors())
     config = engine_config(
         config,
         config.quantization if quantization is None else quantization,
@@ -147,9 +171,8 @@ def plan(
         dtype,
         config.recompute_activations if recompute_activations is None else recompute_activations,
     )
-    return make_plan(
-        config, parse_device(device)[0], kv_cache or default_kv_cache(config), max_step_tokens, rope_freq_factors
-    )
+    kv_cache = kv_cache or default_kv_cache(config)
+    return make_plan(config, kind_of_device(device), kv_cache, max_step_tokens, rope_freq_factors, tensor_bytes)
 
 
 def engine_config(
@@ -182,15 +205,30 @@ def make_plan(
     kv_cache: KVCacheConfig,
     max_step_tokens: int | None = None,
     rope_freq_factors: bool = False,
+    tensor_bytes: int = 0,
 ) -> MemoryPlan:
     """The plan of a configuration in which everything is decided."""
     if not isinstance(kv_cache, KVCacheConfig):
         raise ConfigError(f"kv_cache must be a KVCacheConfig; got {kv_cache!r}")
-    raw = _native.plan(
+    structs = _structs(config, device_kind, kv_cache, max_step_tokens, rope_freq_factors)
+    entries = plan_entries(_native.plan(*structs))
+    overhead = overhead_entries(_native.plan_overhead(*structs))
+    return MemoryPlan(
+        config, kv_cache, device_kind, entries, overhead, max_step_tokens, rope_freq_factors, tensor_bytes
+    )
+
+
+def _structs(
+    config: ModelConfig,
+    device_kind: str,
+    kv_cache: KVCacheConfig,
+    max_step_tokens: int | None,
+    rope_freq_factors: bool,
+) -> tuple[_native.CModelConfig, _native.CEngineConfig]:
+    return (
         _native.model_struct(config, rope_freq_factors),
         _native.engine_struct(device_kind, 0, kv_cache, max_step_tokens or 0),
     )
-    return MemoryPlan(config, kv_cache, device_kind, plan_entries(raw), max_step_tokens, rope_freq_factors)
 
 
 def auto_kv_cache(
@@ -224,6 +262,7 @@ def compare_quantization(base: MemoryPlan) -> str:
             base.kv_cache,
             base.max_step_tokens,
             base.rope_freq_factors,
+            base.tensor_bytes,
         )
         for q in (QuantizationType.W8A16, QuantizationType.NONE)
     )

@@ -1,10 +1,12 @@
 // After a sticky error (here: a kernel that traps) everything fails at once and clearly, and nothing hangs or crashes.
 // A program of its own, because the error stays with the process.
+#include <cstring>
 #include <memory>
 
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/cuda_stream.h"
+#include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/device_scope.h"
 #include "cuda_test.h"
 
@@ -37,6 +39,9 @@ TEST(a_sticky_error_breaks_the_device_for_good) {
     }
     CHECK(tracker.total().current_bytes == 0);
     CHECK_THROWS(make_cuda_backend(0), "GPU 0 cannot be used any more");
+    const std::vector<tl_device_info> devices = query_cuda_devices();
+    CHECK(!devices.empty() && devices.front().usable == 0);
+    CHECK(std::strstr(devices.front().description, "start a new process") != nullptr);
 }
 
 }  // namespace tinyllm

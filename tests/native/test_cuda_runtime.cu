@@ -1,8 +1,13 @@
 // The CUDA runtime layer: ownership, order, transfers, errors (native/backends/cuda/runtime, transfer.h).
+#include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <memory>
+#include <string_view>
 #include <vector>
 
+#include "backends/cuda/device/dependency.cuh"
+#include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/runtime/cuda_event.h"
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/pinned_buffer.h"
@@ -10,6 +15,48 @@
 #include "cuda_test.h"
 
 namespace tinyllm::test {
+
+namespace {
+
+// Highest compute capability of the code in this program that a device of `capability` runs, from the list that CMake
+// was given (CMAKE_CUDA_ARCHITECTURES): "80-real" is machine code for 8.x from 8.0 up, "90a-real" for 9.0 alone, and
+// "80-virtual" is PTX for everything from 8.0 up; without a suffix both. 0: none.
+int code_capability(int capability) {
+    int best = 0;
+    std::string_view list = TINYLLM_CUDA_ARCHITECTURES;
+    while (!list.empty()) {
+        const std::string_view item = list.substr(0, list.find(','));
+        list.remove_prefix(std::min(item.size() + 1, list.size()));
+        int code = 0;
+        const char* const end = std::from_chars(item.data(), item.data() + item.size(), code).ptr;
+        const bool specific = end != item.data() + item.size() && *end == 'a';
+        const bool machine_code = item.find("virtual") == item.npos, ptx = item.find("real") == item.npos;
+        const bool runs = specific ? code == capability
+                                   : (ptx && code <= capability) ||
+                                         (machine_code && code <= capability && code / 10 == capability / 10);
+        if (runs) best = std::max(best, code);
+    }
+    return best;
+}
+
+constexpr int kSpinCycles = 2'000'000;  // about a millisecond: longer than a launch takes
+
+__global__ void write_late_kernel(int32_t* value) {
+    wait_for_predecessor();
+    release_successor();  // the next kernel starts long before the value is there
+    const long long start = clock64();
+    while (clock64() - start < kSpinCycles) {
+    }
+    *value = 7;
+}
+
+__global__ void copy_kernel(const int32_t* from, int32_t* to) {
+    wait_for_predecessor();
+    release_successor();
+    *to = *from;
+}
+
+}  // namespace
 
 TEST(buffer_is_tracked_while_it_lives) {
     Gpu gpu;
@@ -180,6 +227,24 @@ TEST(devices_are_described) {
     CHECK(std::strlen(gpu.name) > 0 && std::strstr(gpu.description, "compute capability") != nullptr);
     CHECK(cuda_device_problem(static_cast<int>(devices.size())).find("use an index from 0 to") != std::string::npos);
     CHECK(device_traits().compute_capability == gpu.compute_capability);
+}
+
+TEST(kernels_overlap_only_where_device_and_code_can) {
+    // Code for less than 9.0 has no dependency wait, also where a 9.0 device runs it.
+    const int capability = device_traits().compute_capability;
+    CHECK(device_traits().programmatic_launch == (capability >= 90 && code_capability(capability) >= 90));
+    Gpu gpu;
+    const CudaBuffer<int32_t> buffer = zeros(gpu);
+    const LaunchShape one_thread{dim3(1), dim3(1)};
+    for (int32_t i = 1; i <= 20; ++i) {
+        launch_overlapped("launch of write_late_kernel", write_late_kernel, one_thread, gpu.cuda_stream.get(),
+                          buffer.data());
+        launch_overlapped("launch of copy_kernel", copy_kernel, one_thread, gpu.cuda_stream.get(), buffer.data(),
+                          buffer.data() + i);
+        TL_CUDA_CHECK(cudaMemsetAsync(buffer.data(), 0, sizeof(int32_t), gpu.cuda_stream.get()));
+    }
+    const std::vector<int32_t> values = contents(gpu, buffer);
+    CHECK(all_equal({values.begin() + 1, values.begin() + 21}, 7));
 }
 
 }  // namespace tinyllm::test

@@ -1,61 +1,16 @@
 // The whole engine on made-up weights, natively: what the sanitizers watch.
 #include <algorithm>
 #include <atomic>
-#include <map>
+#include <cmath>
 #include <thread>
 
 #include "bench/synthetic.h"
 #include "check.h"
 #include "core/error.h"
-#include "runtime/engine.h"
+#include "engine_cases.h"
 
 using namespace tinyllm;
-
-namespace {
-
-ModelConfig small_model() {
-    ModelConfig c;
-    c.vocab_size = 131;
-    c.hidden_dim = 72;
-    c.intermediate_dim = 100;
-    c.num_layers = 2;
-    c.num_heads = 4;
-    c.num_kv_heads = 2;
-    c.head_dim = c.rotary_dim = 18;
-    c.max_seq_len = 256;
-    c.qkv_bias = c.mlp_bias = c.qk_norm = true;
-    c.sliding_window = 50;
-    c.sliding_window_first_layer = 1;
-    return c;
-}
-
-EngineConfig small_engine(int32_t batch, int32_t context, int32_t step_tokens = 32, int32_t pages = 0) {
-    EngineConfig e;
-    e.kv_cache = {batch, context, pages};
-    e.max_step_tokens = step_tokens;
-    return checked(e);
-}
-
-GenerationParams limit(int32_t tokens) {
-    GenerationParams params;
-    params.max_new_tokens = tokens;
-    return params;
-}
-
-// Runs until nothing is left; the tokens of each request.
-std::map<uint64_t, std::vector<int32_t>> run(Engine& engine) {
-    std::map<uint64_t, std::vector<int32_t>> tokens;
-    bool busy = true;
-    while (busy) {
-        std::vector<tl_event> events;
-        busy = engine.step(events, engine.max_events());
-        for (const tl_event& event : events)
-            if (event.token_id >= 0) tokens[event.request_id].push_back(event.token_id);
-    }
-    return tokens;
-}
-
-}  // namespace
+using namespace tinyllm::test;
 
 TEST(requests_of_all_kinds_finish_and_repeat) {
     for (const DType dtype : {DType::F16, DType::BF16, DType::F32}) {
@@ -66,16 +21,9 @@ TEST(requests_of_all_kinds_finish_and_repeat) {
             Engine engine(model, small_engine(3, 130));
             bench::load_synthetic(engine);
             std::vector<uint64_t> ids;
-            GenerationParams sampled = limit(9);
-            sampled.temperature = 1.0f;
-            sampled.top_k = 20;
-            sampled.top_p = 0.9f;
-            sampled.min_p = 0.01f;
-            sampled.repetition_penalty = 1.3f;
-            sampled.logprobs = true;
-            sampled.seed = 5;
             for (const int32_t length : {1, 64, 100, 33, 100})
-                ids.push_back(engine.submit(bench::random_tokens(length, model.vocab_size, length), sampled, nullptr));
+                ids.push_back(
+                    engine.submit(bench::random_tokens(length, model.vocab_size, length), filtered(9), nullptr));
             std::vector<float> logits(70 * model.vocab_size);
             engine.submit(bench::random_tokens(70, model.vocab_size, 1), limit(0), logits.data());
             auto tokens = run(engine);

@@ -2,6 +2,7 @@
 #include "model/importance.h"
 
 #include "check.h"
+#include "model/moments.h"
 #include "tolerances.h"
 
 using namespace tinyllm;
@@ -21,9 +22,17 @@ ModelConfig tiny_config() {
     return config;
 }
 
+// Takes in the tensor as WeightLoader does: a matrix with the moments that are asked for, a vector (of one row) as
+// such.
 void add(InputImportance& importance, const std::string& name, int64_t rows, const std::vector<float>& values) {
-    const auto cols = static_cast<int64_t>(values.size()) / rows;
-    importance.add(name, {DType::F32, rows, cols, values.data()});
+    if (name.find("norm") != std::string::npos) return importance.add_vector(name, values);
+    const HostTensor tensor{DType::F32, rows, static_cast<int64_t>(values.size()) / rows, values.data()};
+    const LinearLoad load = importance.load_of(name, rows);
+    CHECK(load.search_scales);
+    CHECK(load.importance == importance.of(name));
+    if (load.output_moments != nullptr) output_moments(tensor, load.input_moments, load.output_moments);
+    if (load.column_moments != nullptr) column_moments(tensor, load.column_moments);
+    importance.add_matrix(name);
 }
 
 void check_importance(const InputImportance& importance, const std::string& name, const std::vector<double>& expected) {

@@ -1,4 +1,7 @@
 // The tracker: counts, peaks, injected failures, and the leak report of builds with CUDA_MEMORY_TRACKING.
+#include <unistd.h>
+
+#include <cstdio>
 #include <memory>
 #include <optional>
 
@@ -58,17 +61,44 @@ TEST(the_chosen_allocation_fails_once) {
 
 TEST(a_leak_is_reported_with_its_line) {
     MemoryTracker tracker;
-    auto leaked = std::make_unique<HostBuffer>(tracker, Component::Scales, 77, "planted");
+    const int line = __LINE__ + 1;
+    std::unique_ptr<HostBuffer> leaked(new HostBuffer(tracker, Component::Scales, 77, "planted"));
     const std::string report = tracker.leak_report();
 #ifdef CUDA_MEMORY_TRACKING
-    CHECK(report.find("77 bytes of scales 'planted' allocated at ") != std::string::npos);
+    CHECK(report == concat("tinyllm: leak: 77 bytes of scales 'planted' allocated at ", __FILE__, ":", line, "\n"));
     CHECK(tracker.live().size() == 1);
-    CHECK(tracker.live()[0].line > 0);
+    CHECK(tracker.live()[0].line == line);
 #else
+    CHECK(line > 0);
     CHECK(report.empty());
 #endif
     leaked.reset();
     CHECK(tracker.leak_report().empty());
+}
+
+TEST(closing_reports_what_is_still_alive) {
+    // An engine's tracker goes last; whatever it still knows of then has leaked.
+    std::FILE* const captured = std::tmpfile();
+    std::fflush(stderr);
+    const int real_stderr = dup(STDERR_FILENO);
+    dup2(fileno(captured), STDERR_FILENO);
+    {
+        MemoryTracker tracker;
+        tracker.on_alloc(Component::KvCache, 4096, &tracker, "planted", std::source_location::current());
+    }
+    std::fflush(stderr);
+    dup2(real_stderr, STDERR_FILENO);
+    close(real_stderr);
+    std::rewind(captured);
+    char text[512] = {};
+    const size_t length = std::fread(text, 1, sizeof text - 1, captured);
+    std::fclose(captured);
+#ifdef CUDA_MEMORY_TRACKING
+    CHECK(std::string(text, length).starts_with("tinyllm: leak: 4096 bytes of kv_cache 'planted' allocated at "));
+#else
+    CHECK(length == 0);
+#endif
+    CHECK(MemoryTracker::live_bytes_in_process() == 0);
 }
 
 TEST_MAIN()

@@ -64,6 +64,13 @@ def op_target(request: pytest.FixtureRequest) -> Target:
     return Target(device="cpu", isa=isa)
 
 
+@pytest.fixture(scope="session", params=["cuda"])
+def cuda_target(request: pytest.FixtureRequest) -> Target:
+    """The GPU's kernels, for cases that sit on their switches and are too large for every set of the CPU's."""
+    require_gpu(request.config)
+    return Target(device=request.param)
+
+
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file: the one TINYLLM_TEST_GGUF names, else the demo's, fetched if need be."""

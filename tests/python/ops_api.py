@@ -40,6 +40,14 @@ def _struct(name: str, **fields: type) -> type[ctypes.Structure]:
 # The structs of testing.h, field by field.
 _Target = _struct("_Target", device_kind=_i32, device_index=_i32, dtype=_i32, quantization=_i32, group_size=_i32)
 _Tensor = _struct("_Tensor", data=_pointer, dtype=_i32, rows=_i32, cols=_i32, bias=_pointer)
+_LinearLoad = _struct(
+    "_LinearLoad",
+    search_scales=_i32,
+    importance=_pointer,
+    input_moments=_pointer,
+    output_moments=_pointer,
+    column_moments=_pointer,
+)
 _Batch = _struct(
     "_Batch",
     phase=_i32,
@@ -174,40 +182,81 @@ def _shape(shape: AttentionShape) -> ctypes.Structure:
     )
 
 
-def load_linear(target: Target, weight: NDArray, given_scales: Floats | None = None) -> tuple[Floats, Floats, int]:
-    """Backend::load_linear of `weight` [n, k], read back. given_scales: [n, groups], None for absmax / 127.
+def load_linear(
+    target: Target, weight: NDArray, *, search_scales: bool = False, importance: ArrayLike | None = None
+) -> tuple[Floats, Floats, int]:
+    """Backend::load_linear of `weight` [n, k], read back. `importance` [k] is for search_scales; False is absmax / 127.
 
     Returns (values, scales, first_bad): values float32 [n, k] are the int8 weights, or for NONE the weights in T;
     scales float32 [n, groups] (no columns for NONE); first_bad the flat index of the first value that cannot be
     stored, -1 if all can. Where it is not -1, values and scales are NaN.
     """
     call = _Call(target)
-    n, k = weight.shape
-    quantized = target.quantization is QuantizationType.W8A16
-    groups = -(-k // (target.group_size or k)) if quantized else 0
-    values = np.full((n, k), np.nan, np.float32)
-    scales = np.full((n, groups), np.nan, np.float32)
+    load = _LinearLoad(search_scales=search_scales, importance=call.optional(importance, np.float32))
+    values, scales = _unwritten_linear(target, *weight.shape)
     first_bad = ctypes.c_int64()
-    given = call.optional(given_scales, np.float32)
-    call.run("load_linear", call.linear(Linear(weight)), given, values, scales, ctypes.byref(first_bad))
+    call.run("load_linear", call.linear(Linear(weight)), load, values, scales, ctypes.byref(first_bad))
     return values, scales, first_bad.value
 
 
-def choose_scales(weight: NDArray, group_size: int, importance: Floats | None = None) -> Floats:
-    """choose_scales of `weight` [n, k] with `importance` [k] or None: scales float32 [n, groups]."""
+def second_moments(target: Target, weight: NDArray, input_moments: ArrayLike) -> tuple[Floats, Floats]:
+    """The moments that Backend::load_linear computes of `weight` [n, k]: of its outputs for input_moments [k], float32
+    [n], and of its columns, float32 [k]."""
+    call = _Call(target)
     n, k = weight.shape
-    length = group_size or k
-    scales = np.full((n, -(-k // length)), np.nan, np.float32)
-    array = np.ascontiguousarray(weight)
-    counts = None if importance is None else np.ascontiguousarray(importance, np.float32)
-    _native.call(
-        "tl_test_choose_scales",
-        ctypes.byref(_Tensor(data=array.ctypes.data, dtype=_native.DTYPES[array.dtype.name], rows=n, cols=k)),
-        _i32(length),
-        None if counts is None else _pointer(counts.ctypes.data),
-        _pointer(scales.ctypes.data),
+    outputs, columns = np.full(n, np.nan, np.float32), np.full(k, np.nan, np.float32)
+    load = _LinearLoad(
+        input_moments=call.array(input_moments, np.float32),
+        output_moments=_pointer(outputs.ctypes.data),
+        column_moments=_pointer(columns.ctypes.data),
     )
-    return scales
+    first_bad = ctypes.c_int64()
+    values, scales = _unwritten_linear(target, n, k)
+    call.run("load_linear", call.linear(Linear(weight)), load, values, scales, ctypes.byref(first_bad))
+    return outputs, columns
+
+
+def fill_random(target: Target, n: int, k: int, seed: int) -> tuple[Floats, Floats]:
+    """Backend::fill_random of a weight [n, k], read back: values and scales as in `load_linear`."""
+    values, scales = _unwritten_linear(target, n, k)
+    _Call(target).run("fill_random", _i32(n), _i32(k), ctypes.c_uint64(seed), values, scales)
+    return values, scales
+
+
+def model_scales(config: ModelConfig, device: str, tensors: list[tuple[str, NDArray]]) -> Floats:
+    """Scales of all W8A16 matrices of a model that loads `tensors` (canonical name, values) in this order."""
+    rope_freq_factors = any(name == "rope_freqs.weight" for name, _ in tensors)
+    matrices = [np.atleast_2d(np.ascontiguousarray(values)) for _, values in tensors]
+    structs = [
+        _Tensor(
+            data=matrix.ctypes.data,
+            dtype=_native.DTYPES[matrix.dtype.name],
+            rows=len(matrix) if values.ndim == 2 else 0,
+            cols=matrix.shape[1],
+        )
+        for matrix, (_, values) in zip(matrices, tensors, strict=True)
+    ]
+    names = [name.encode() for name, _ in tensors]
+    scales = np.full(sum(matrix.size for matrix in matrices), np.nan, np.float32)
+    count = ctypes.c_int64()
+    _native.call(
+        "tl_test_model_scales",
+        ctypes.byref(_native.model_struct(config, rope_freq_factors)),
+        _i32(_native.DEVICE_KINDS[device]),
+        _i32(len(tensors)),
+        (ctypes.c_char_p * len(names))(*names),
+        (_Tensor * len(structs))(*structs),
+        _pointer(scales.ctypes.data),
+        ctypes.c_int64(scales.size),
+        ctypes.byref(count),
+    )
+    return scales[: count.value]
+
+
+def _unwritten_linear(target: Target, n: int, k: int) -> tuple[Floats, Floats]:
+    """NaN for the values [n, k] and the scales [n, groups] (no columns for NONE) of a weight."""
+    groups = -(-k // (target.group_size or k)) if target.quantization is QuantizationType.W8A16 else 0
+    return np.full((n, k), np.nan, np.float32), np.full((n, groups), np.nan, np.float32)
 
 
 def pack_seen(seen: NDArray[np.bool_]) -> NDArray[np.uint32]:

@@ -94,6 +94,36 @@ def choose_scales(weight: NDArray, group_size: int, importance: NDArray | None =
     return best
 
 
+def second_moments(weight: NDArray, input_moments: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Moments of the outputs [n] and the columns [k] of `weight` as model/moments.h states them: to be met exactly."""
+    values = np.asarray(weight, np.float32)
+    lanes_padding = -values.shape[1] % 16
+    terms = np.pad(values * values * input_moments.astype(np.float32), ((0, 0), (0, lanes_padding)))
+    lanes = np.zeros((len(values), 16), np.float32)
+    for start in range(0, terms.shape[1], 16):
+        lanes += terms[:, start : start + 16]
+    outputs = np.zeros(len(values), np.float32)
+    for lane in range(16):
+        outputs += lanes[:, lane]
+    columns = np.zeros(values.shape[1])
+    for row in values.astype(np.float64):
+        columns += row * row
+    return outputs, (columns / len(values)).astype(np.float32)
+
+
+def random_weight(n: int, k: int, seed: int) -> NDArray[np.int32]:
+    """The integers [n, k] of model/random_weights.h."""
+    blocks = -(-k // 8)
+    with np.errstate(over="ignore"):
+        x = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.arange(n * blocks, dtype=np.uint64)
+        x += np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    values = x.astype("<u8").view(np.uint8).astype(np.int32).reshape(n, 8 * blocks)[:, :k] - 128
+    return np.where(values == 0, 1, np.maximum(values, -127))
+
+
 def dequantize(quantized: Quantized, group_size: int) -> Doubles:
     """values * scales, float64 [n, k]."""
     k = quantized.values.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -17,11 +18,18 @@ def bench(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return run_cli("bench", *arguments, code=code)
 
 
+SHAPE_FLAGS = ("--vocab", "--hidden", "--intermediate", "--layers", "--heads", "--kv-heads", "--head-dim", "--window")
+MODEL_FLAGS = ("--preset", "--quantization", "--group-size", "--dtype", "--recompute-activations", *SHAPE_FLAGS)
+RUN_FLAGS = ("--device", "--prompt", "--generate", "--batch", "--context", "--max-step-tokens", "--repeat", "--load")
+OUTPUT_FLAGS = ("--kernels", "--memory", "--no-ceilings", "--json", "--help")
+
+
 def test_help_names_every_flag_and_preset() -> None:
     text = bench("--help").stdout
-    flags = ("--preset", "--device", "--prompt", "--generate", "--batch", "--context", "--quantization", "--group-size")
-    for word in (*flags, "--kernels", "--memory", "--json", "--repeat", "llama2-7b", "qwen3-8b"):
-        assert word in text
+    for flag in (*MODEL_FLAGS, *RUN_FLAGS, *OUTPUT_FLAGS):
+        assert f"\n  {flag} " in text
+    for preset in ("llama2-7b", "llama3-8b", "llama3.2-1b", "smollm2-135m", "qwen3-8b"):
+        assert preset in text
 
 
 @pytest.mark.parametrize("quantization", ["w8a16", "none"])
@@ -41,6 +49,20 @@ def test_speed_is_printed_and_written(device: str, quantization: str, tmp_path: 
     assert rows["memory", None]["peak_bytes"] >= rows["memory", None]["planned_bytes"]
 
 
+@pytest.mark.parametrize("quantization", ["w8a16", "none"])
+def test_loading_is_measured_where_asked_for(device: str, quantization: str, tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    arguments = ["--device", device, "--prompt", "0", "--generate", "0", "--quantization", quantization]
+    assert "load " not in bench(*SMALL, *arguments).stdout
+    result = bench(*SMALL, *arguments, "--load", "--json", str(target))
+    assert re.search(r"^load +[0-9.]+ GB of float16 tensors in [0-9.]+ s, [0-9.]+ GB/s", result.stdout, re.MULTILINE)
+    values = {row["kind"]: row["values"] for row in json.loads(target.read_text())["results"]}["load"]
+    # 2 layers of SmolLM2-135M (q and o, k and v, the MLP, two norms), 500 rows of its table, the last norm.
+    assert values["bytes"] == 2 * (2 * (2 * 576**2 + 2 * 192 * 576 + 3 * 576 * 1536 + 2 * 576) + 500 * 576 + 576)
+    assert values["gbps"] == pytest.approx(values["bytes"] / values["seconds"] * 1e-9)
+    assert values["peak_host_bytes"] > values["tensor_bytes"] >= values["bytes"]
+
+
 def test_ceilings_are_measured_in_the_same_run() -> None:
     arguments = [argument for argument in SMALL if argument != "--no-ceilings"]
     text = bench(*arguments, "--device", "cpu", "--prompt", "16", "--generate", "2").stdout
@@ -49,10 +71,22 @@ def test_ceilings_are_measured_in_the_same_run() -> None:
     assert "% of matrix rate" in text
 
 
-def test_kernels_have_a_row_each(device: str) -> None:
-    text = bench(*SMALL, "--kernels", "--device", device, "--prompt", "32", "--context", "100").stdout
-    for op in ("o_proj", "gate_up", "down_proj", "logits", "attention"):
-        assert f"\n{op} " in text
+@pytest.mark.parametrize("settings", [[], ["--quantization", "none", "--dtype", "bfloat16"]], ids=["int8", "none"])
+def test_kernels_have_a_row_each(device: str, settings: list[str], tmp_path: Path) -> None:
+    target = tmp_path / "kernels.json"
+    arguments = ["--kernels", "--device", device, "--prompt", "32", "--context", "100", "--json", str(target)]
+    shapes = ["--hidden", "128", "--intermediate", "192", "--heads", "2", "--kv-heads", "1"]
+    text = bench(*SMALL, *arguments, *shapes, *settings).stdout
+    assert "nan" not in text  # shares of ceilings that were not measured
+    rows = {
+        (row["values"]["op"], row["values"]["phase"], row["values"]["rows"]): row["values"]
+        for row in json.loads(target.read_text())["results"]
+    }
+    layer = ["embed", "rope_table", "qkv", "attention", "o_proj", "gate_up", "down_proj"]
+    decode = [*layer, "logits", "sample_greedy", "sample_top_kp"]
+    expected = {(op, "decode", count) for op in decode for count in (1, 4, 16, 64)}
+    assert set(rows) == expected | {(op, "prefill", 32) for op in layer}
+    assert all(row["us"] > 0 for row in rows.values())
 
 
 def test_memory_is_printed_without_the_device() -> None:
@@ -70,7 +104,19 @@ def test_memory_is_printed_without_the_device() -> None:
         (["--batch"], "--batch needs a value"),
         (["--device", "tpu"], "--device tpu: expected one of cpu, cuda"),
         (["--group-size", "33"], "group_size = 33"),
+        (["--load", "--kernels"], "--load loads the whole model"),
         (["--help=yes"], "takes no value"),
+        (["extra"], "unknown flag 'extra'"),
+        (["--prompt", "1,"], "--prompt : expected a whole number"),
+        (["--batch", "0"], "--batch 0: expected a whole number of at least 1"),
+        (["--context", "0"], "--context 0: expected a whole number of at least 1"),
+        (["--generate", "-1"], "--generate -1: expected a whole number of at least 0"),
+        (["--repeat", "99999999999"], "--repeat 99999999999: expected a whole number"),
+        (["--quantization", "int4"], "--quantization int4: expected one of w8a16, none"),
+        (["--dtype", "float64"], "--dtype float64: expected one of float16, bfloat16, float32"),
+        (["--device", "cuda:x"], "--device x: expected a whole number"),
+        (["--heads", "7"], "num_heads = 7"),
+        (["--head-dim", "3"], "head_dim = 3"),
     ],
 )
 def test_a_wrong_flag_is_an_error(arguments: list[str], words: str) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import ops_api
 import tinyllm
 from conftest import require_gpu
+from ops_types import Target
 from oracle_sampling import log_softmax
 from reference import CASES, ReferenceCase
 from tinyllm import KVCacheConfig
+from tinyllm.checkpoints import open_checkpoint
+from tinyllm.config import QuantizationType
 from tolerances import GPU_MEAN_KL
 
 TEXT = (
@@ -51,3 +56,32 @@ def test_cuda_logits_of_the_real_model(smollm2_gguf: Path, quantization: str) ->
         token_ids = model.tokenizer.encode(TEXT * 2)
     assert len(token_ids) > 200
     assert mean_kl(smollm2_gguf, token_ids, quantization=quantization) <= GPU_MEAN_KL["float16"]
+
+
+@pytest.mark.parametrize("group_size", [0, 32, 128])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_cuda_finds_the_scales_of_the_cpu(case: ReferenceCase, group_size: int) -> None:
+    with open_checkpoint(case.path) as checkpoint:
+        config = replace(checkpoint.config, quantization=QuantizationType.W8A16, group_size=group_size, dtype="float16")
+        tensors = [(tensor.name, tensor.load()) for tensor in checkpoint.tensors()]
+        if config.tie_word_embeddings:
+            tensors += [tensor for tensor in tensors if tensor[0] == "embed_tokens.weight"]
+        cpu, cuda = (ops_api.model_scales(config, device, tensors) for device in ("cpu", "cuda"))
+    assert len(cpu) > 0
+    np.testing.assert_array_equal(cuda, cpu)
+
+
+def test_a_matrix_of_several_slabs_loads_alike() -> None:
+    # 20 MB; slabs have 8.
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(5001, 1030)).astype(np.float32)
+    counts = np.exp2(rng.uniform(-6, 6, 1030)).astype(np.float32)
+    loaded = [
+        (
+            *ops_api.load_linear(target, weight, search_scales=True, importance=counts),
+            *ops_api.second_moments(target, weight, counts),
+        )
+        for target in (Target(device="cpu"), Target(device="cuda"))
+    ]
+    for cpu, cuda in zip(*loaded, strict=True):
+        np.testing.assert_array_equal(cuda, cpu)

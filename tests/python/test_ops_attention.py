@@ -91,6 +91,47 @@ def test_long_context(op_target: Target, phase: str, window: int) -> None:
         np.testing.assert_array_equal(case.run(slice(row, row + 1)), everything[row : row + 1])
 
 
+# Head dimensions with kernels of their own, with query heads a KV head on both sides of the 8 that a block takes.
+HEADS = [(64, 9, 1), (80, 6, 3), (96, 7, 1), (128, 16, 2), (256, 8, 1), (20, 4, 2)]
+each_head_dim = pytest.mark.parametrize(("head_dim", "num_heads", "num_kv_heads"), HEADS)
+
+
+@each_head_dim
+@pytest.mark.parametrize(("window", "dtype"), [(0, "float16"), (70, "bfloat16")])
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+def test_shapes_about_the_gpu_kernels_switches(
+    cuda_target: Target, phase: str, window: int, dtype: str, head_dim: int, num_heads: int, num_kv_heads: int
+) -> None:
+    """Borders of pages and of the parts that a decode row's context is cut into; tiles of prefill rows."""
+    if phase == "decode":
+        positions = [0, 62, 63, 64, 127, 128, 510, 511, 512, 513, 1023, 1024, 1100]
+        segments = [Segment(slot, position, 1) for slot, position in enumerate(positions)]
+    else:
+        segments = [Segment(0, 0, 129), Segment(1, 63, 65), Segment(2, 500, 64), Segment(3, 1, 33)]
+    shape = AttentionShape(num_heads, num_kv_heads, head_dim, window)
+    rng = np.random.default_rng(head_dim)
+    case = make_case(rng, replace(cuda_target, dtype=dtype), Batch.of(phase, segments), shape)
+    case.check()
+    everything = case.run()
+    for row in (0, len(everything) // 2, len(everything) - 1):
+        np.testing.assert_array_equal(case.run(slice(row, row + 1)), everything[row : row + 1])
+
+
+@each_head_dim
+def test_decode_cuts_a_long_context(cuda_target: Target, head_dim: int, num_heads: int, num_kv_heads: int) -> None:
+    """Both sides of the length from which the number of parts stays and their size grows."""
+    batch = Batch.of("decode", [Segment(0, 16383, 1), Segment(1, 16384, 1)])
+    shape = AttentionShape(num_heads // num_kv_heads, 1, head_dim)
+    case = make_case(np.random.default_rng(5), cuda_target, batch, shape)
+    case.check()
+    np.testing.assert_array_equal(case.run(slice(0, 1)), case.run()[:1])
+
+
+def test_decode_at_128k_tokens(cuda_target: Target) -> None:
+    batch = Batch.of("decode", [Segment(0, (128 << 10) - 1, 1)])
+    make_case(np.random.default_rng(6), cuda_target, batch, AttentionShape(8, 1, 64)).check()
+
+
 def test_context_bound_may_be_rounded_up(op_target: Target) -> None:
     """StepBatch.max_kv_len only bounds the lengths: its value must not change a bit."""
     batch = Batch.of("decode", [Segment(0, 700, 1), Segment(1, 130, 1)])

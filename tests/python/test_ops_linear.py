@@ -126,6 +126,70 @@ def test_row_counts_about_every_switch(op_target: Target, k: int, quantization: 
         residual_case(rng, target, Shape(phase, rows, n=40, k=k)).check()
 
 
+# Shapes about what the GPU's decode kernels switch on (native/backends/cuda/linear_decode*): x that fits in shared
+# memory or not, a norm of up to 8192 inputs inside the kernel or before it, x whose rows are 16-byte aligned or not,
+# more tiles of 16 outputs than SMs, the sum over k cut into chunks (n = 40) or not (33,800 outputs fill the chip),
+# group tails.
+LARGE_SHAPES = [
+    (residual_case, 40, 9000, 128),
+    (residual_case, 2, 16384, 256),
+    (residual_case, 17, 16385, 64),
+    (residual_case, 2200, 577, 32),
+    (gate_up_case, 15, 8192, 128),
+    (gate_up_case, 16, 8200, 0),
+    (gate_up_case, 1100, 130, 256),
+    (logits_case, 33_800, 64, 32),
+    (logits_case, 2113, 576, 0),
+    (logits_case, 31, 9000, 64),
+]
+
+
+@pytest.mark.parametrize("quantization", list(QuantizationType))
+@pytest.mark.parametrize(("make_case", "n", "k", "group_size"), LARGE_SHAPES)
+def test_decode_shapes_about_the_switches(
+    cuda_target: Target, make_case: Callable[..., Case], n: int, k: int, group_size: int, quantization: QuantizationType
+) -> None:
+    """Against float64, and the same bits for a row alone as in the largest step."""
+    rng = np.random.default_rng(n + k)
+    for dtype, rows in zip(itertools.cycle(["float16", "bfloat16"]), (1, 8, 9, 65), strict=False):
+        target = replace(cuda_target, dtype=dtype, quantization=quantization, group_size=group_size)
+        case = make_case(rng, target, Shape("decode", rows, n, k))
+        case.check()
+    np.testing.assert_array_equal(case.run([rows - 1]), case.run(range(rows))[-1:])
+
+
+@pytest.mark.parametrize("quantization", list(QuantizationType))
+@each_op
+def test_decode_rows_have_the_same_bits_in_steps_of_any_size(
+    cuda_target: Target, make_case: Callable[..., Case], quantization: QuantizationType
+) -> None:
+    """1 to 64 rows: both kernels, every number of row tiles, and rows at any place in a step."""
+    rng = np.random.default_rng(64)
+    target = replace(cuda_target, quantization=quantization)
+    case = make_case(rng, target, Shape("decode", 64, n=300, k=577))
+    everything = case.run(range(64))
+    for count in (1, 2, 7, 8, 9, 16, 17, 32, 33, 48, 63):
+        rows = rng.permutation(64)[:count]
+        np.testing.assert_array_equal(case.run(rows), everything[rows])
+
+
+# Shapes for which linear_prefill_sm90.cu takes each of its tiles on 132 SMs, with tails: 256 tokens, 128, 64, and 64 in
+# the second band of tokens. Small shapes, which the other tests have, all take 64.
+PREFILL_SHAPES = [(250, 16_890), (120, 16_890), (60, 16_890), (2100, 300)]
+
+
+@pytest.mark.parametrize("quantization", list(QuantizationType))
+@pytest.mark.parametrize(("rows", "n"), PREFILL_SHAPES)
+def test_prefill_tiles_of_every_width(cuda_target: Target, rows: int, n: int, quantization: QuantizationType) -> None:
+    """Against float64, and a row alone has the same bits as in the widest tile."""
+    rng = np.random.default_rng(rows)
+    for dtype, make_case in (("float16", residual_case), ("bfloat16", gate_up_case)):
+        target = replace(cuda_target, dtype=dtype, quantization=quantization, group_size=32)
+        case = make_case(rng, target, Shape("prefill", rows, n // (2 if make_case is gate_up_case else 1), k=72))
+        case.check()
+        np.testing.assert_array_equal(case.run([rows - 1]), case.run(range(rows))[-1:])
+
+
 @op_cases.op_settings
 @given(phase=op_cases.phases, data=st.data())
 def test_logits_of_chosen_rows_only(op_target: Target, phase: str, data: st.DataObject) -> None:

@@ -45,29 +45,6 @@ def test_w8a16_is_met_exactly(
 
 
 @op_cases.op_settings
-@given(
-    n=st.integers(1, 40),
-    k=op_cases.FEATURES,
-    group_size=st.sampled_from([0, 32, 64, 128, 256]),
-    dtype=st.sampled_from(list(NUMPY_DTYPES)),
-    seed=op_cases.seeds,
-)
-def test_given_scales_are_used_exactly(
-    op_target: Target, n: int, k: int, group_size: int, dtype: str, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    weight = op_cases.random_weight(rng, n, k, dtype)
-    absmax = oracle.quantize(weight, group_size).scales
-    # Larger, smaller (weights are clamped), and zero.
-    given = (absmax * rng.choice([0, 0.5, 0.9, 1, 1.2, 3], absmax.shape)).astype(np.float16).astype(np.float32)
-    values, scales, first_bad = ops_api.load_linear(replace(op_target, group_size=group_size), weight, given)
-    want = oracle.quantize(weight, group_size, given)
-    assert first_bad == -1
-    np.testing.assert_array_equal(scales, given)
-    np.testing.assert_array_equal(values, want.values)
-
-
-@op_cases.op_settings
 @given(scale=st.floats(2.0**-14, 60000, width=16))
 def test_halves_round_to_even(op_target: Target, scale: float) -> None:
     # 127 and a half times 11 bits are exact in float32, so the quotients are exact halves, whatever the scale. Only a
@@ -125,18 +102,18 @@ def test_first_value_that_is_not_finite_is_named(
     weight = op_cases.random_weight(rng, n, k, dtype)
     places = rng.choice(n * k, min(3, n * k), replace=False)
     weight.reshape(-1)[places] = bad
-    assert ops_api.load_linear(target, weight)[2] == places.min()
-    given = np.ones((n, -(-k // (target.group_size or k))), np.float32)
-    assert ops_api.load_linear(target, weight, given)[2] == places.min()
+    for search_scales in (False, True):
+        assert ops_api.load_linear(target, weight, search_scales=search_scales)[2] == places.min()
 
 
-def test_group_whose_scale_overflows_is_named(op_target: Target) -> None:
+@pytest.mark.parametrize("search_scales", [False, True])
+def test_group_whose_scale_overflows_is_named(op_target: Target, search_scales: bool) -> None:
     weight = np.ones((3, 200), np.float32)
     weight[1, 150] = 127 * 65520.0  # the scale rounds to infinity in float16
-    _, _, first_bad = ops_api.load_linear(op_target, weight)
+    _, _, first_bad = ops_api.load_linear(op_target, weight, search_scales=search_scales)
     assert 200 + 128 <= first_bad < 2 * 200, "an index of the second group of row 1"
     weight[1, 150] = 127 * 65504.0
-    assert ops_api.load_linear(op_target, weight)[2] == -1
+    assert ops_api.load_linear(op_target, weight, search_scales=search_scales)[2] == -1
 
 
 def test_unquantised_value_beyond_the_type_is_named(op_target: Target) -> None:

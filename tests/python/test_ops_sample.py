@@ -129,6 +129,28 @@ def test_logprob_is_of_the_raw_logits(op_target: Target, data: st.DataObject) ->
     assert_close(sampled["logprob"][asked], np.array(want)[asked], LOGPROBS)
 
 
+# Sides of what the GPU's passes take at a time: 4 tokens a load, 32,768 a pass of one kernel, 131,072 of another.
+@pytest.mark.parametrize("vocab", [32_767, 32_768, 32_769, 131_071, 131_072, 131_073, 151_936])
+def test_large_vocabularies(op_target: Target, vocab: int) -> None:
+    """One row of each kind: greedy, plain, top-k, top-p, both, min-p; with and without penalty."""
+    rng = np.random.default_rng(vocab)
+    params = params_of(6, seed=9, position=vocab, logprob=1)
+    params["temperature"] = [0, 1, 0.7, 1, 1.5, 1]
+    params["top_k"] = [0, 0, 40, 0, 2000, 0]
+    params["top_p"] = [1, 1, 1, 0.9, 0.8, 1]
+    params["min_p"] = [0, 0, 0, 0, 0, 0.05]
+    params["repetition_penalty"] = [1, 1.2, 1, 1.2, 1, 1.2]
+    logits = rng.normal(0, 3, (6, vocab)).astype(np.float32)
+    case = Case(op_target, logits, params, rng.random((6, vocab)) < 0.1)
+    sampled = case.run(range(6))
+    for row in range(6):
+        allowed = oracle_sampling.allowed_samples(logits[row], case.seen[row], params[row], SCORES.rtol)
+        assert allowed[sampled["token_id"][row]], f"row {row}: token {sampled['token_id'][row]}"
+        assert case.run([row]).tobytes() == sampled[[row]].tobytes()
+    want = [oracle_sampling.log_softmax(row)[token] for row, token in zip(logits, sampled["token_id"], strict=True)]
+    assert_close(sampled["logprob"], want, LOGPROBS)
+
+
 @op_cases.op_settings
 @given(vocab=VOCABS, rows=st.integers(1, 8), seed=op_cases.seeds)
 def test_plain_greedy_takes_the_first_maximum(op_target: Target, vocab: int, rows: int, seed: int) -> None:

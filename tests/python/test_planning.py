@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 import tinyllm
 from cli_process import run_cli
 from reference import CASES, DATA, ReferenceCase
-from tinyllm import KVCacheConfig, ModelConfig, QuantizationType
+from tinyllm import KVCacheConfig, ModelConfig, QuantizationType, _native
 from tinyllm.commands.plan import parse_size
+from tinyllm.memory import format_bytes
 from tinyllm.planning import auto_kv_cache
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +84,53 @@ def test_the_real_model_costs_what_is_planned(smollm2_gguf: Path, device: str) -
         assert model.memory().actual == planned.components
 
 
+def test_the_report_shows_what_the_driver_took(device: str) -> None:
+    with tinyllm.load(DATA / "smollm2", device) as model:
+        report = model.memory()
+    text = str(report)
+    assert f"of {format_bytes(report.total)}" in text
+    if device == "cpu":
+        assert (report.driver, report.lost) == ({}, 0)
+        return
+    assert list(report.driver) == [
+        "context",
+        "modules",
+        "code reserve",
+        "graphs",
+        "pool",
+        "other models",
+        "unexplained",
+    ]
+    assert report.lost == report.actual_total + sum(report.driver.values())
+    for name in (*report.driver, "driver lost"):
+        assert f"\n{name} " in text
+
+
+def test_live_allocations_are_those_of_the_plan(device: str) -> None:
+    tracking = b"memory tracking" in _native.library().tl_build_info()
+    with tinyllm.load(DATA / "smollm2", device) as model:
+        report = model.memory()
+    if not tracking:
+        assert report.allocations == ()
+        return
+    assert {(a.component, a.name, a.bytes) for a in report.allocations} == {
+        (entry.component, entry.name, entry.bytes) for entry in report.entries
+    }
+    assert all(a.file.endswith(".cpp") and a.line > 0 for a in report.allocations)
+
+
+def test_devices_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("tinyllm.devices")  # tinyllm.devices is the function
+    found = module.devices()
+    calls = []
+    monkeypatch.setattr(module, "devices", lambda: calls.append(None) or found)
+    assert module.resolve_device("auto").usable
+    assert module.resolve_device("cpu").device == "cpu"
+    assert len(calls) == 2
+    assert module.kind_of_device("cuda:3") == "cuda"
+    assert len(calls) == 2  # a name says its kind
+
+
 def test_fits_and_its_inverses_agree() -> None:
     planned = plan_7b()
     memory = planned.total
@@ -119,14 +168,43 @@ def test_an_automatic_cache_fills_the_fraction(device: str) -> None:
         tinyllm.load(DATA / "smollm2", device, kv_cache=0.5)
 
 
-def test_a_cuda_plan_needs_no_gpu() -> None:
-    try:
-        planned = tinyllm.plan(LLAMA2_7B, "cuda")
-    except tinyllm.ConfigError as error:
-        pytest.skip(str(error))
+def test_a_cuda_plan_needs_neither_gpu_nor_cuda() -> None:
+    planned = tinyllm.plan(LLAMA2_7B, "cuda")
     assert planned.components["weights"] == plan_7b().components["weights"]
-    assert planned.estimates
+    names = {entry.name for entry in planned.entries}
+    assert names == {entry.name for entry in plan_7b().entries}
     assert not planned.fits(planned.total)
+    needed = planned.total + sum(planned.estimates.values())
+    assert planned.fits(needed)
+    assert not planned.fits(needed - 1)
+    # What a pool takes is a multiple of 32 MB.
+    pool = planned.total + planned.estimates["loading and pool"]
+    assert pool % (32 * MB) == 0
+    assert {entry.name for entry in planned.overhead if entry.on_device and entry.only_loading} == {
+        "slabs of weights",
+        "scales and moments",
+    }
+    assert planned.host_peak == 29 * MB  # pinned: three slabs of 8 MB, 1 MB up and 4 MB down
+    context = planned.max_seq_len(24 * GB)
+    assert tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(1, context)).fits(24 * GB)
+    assert not tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(1, context + 64)).fits(24 * GB)
+    batch = planned.max_batch(24 * GB, seq=512)
+    assert tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(batch, 512)).fits(24 * GB)
+    assert not tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(batch + 1, 512)).fits(24 * GB)
+
+
+def test_scratch_of_the_cuda_kernels_is_planned() -> None:
+    """By hand: 16384 counters; sampling needs 41 KB a row, decode attention a part of a head for every 8 pages (at most
+    32), decode linears partial sums of as many chunks as their shape gives."""
+
+    def scratch(batch: int, context: int) -> int:
+        planned = tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(batch, context))
+        return next(entry.bytes for entry in planned.entries if entry.name == "scratch")
+
+    attention = 4 * 32 * 32 * (128 + 2) * 4  # batch, heads, parts, head_dim and two sums
+    assert scratch(4, 32768) >= 4 * 16384 + attention
+    assert scratch(4, 32768) == scratch(4, 65536)  # 32 parts are reached at 16384 tokens
+    assert scratch(64, 512) > scratch(1, 512)
 
 
 def test_the_page_of_tables_is_up_to_date() -> None:

@@ -1,4 +1,5 @@
-// Memory of the CPU backend, and the ops that are a norm and a linear layer. The other ops have files of their own.
+// Memory of the CPU backend, and the ops that are a norm and a linear layer. Loading and the other ops have files of
+// their own.
 #include "backends/cpu/cpu_backend.h"
 
 #include <unistd.h>
@@ -9,7 +10,6 @@
 
 #include "backends/cpu/attention.h"
 #include "backends/cpu/norm.h"
-#include "backends/cpu/quantize.h"
 #include "backends/cpu/sample.h"
 #include "core/error.h"
 #include "core/host.h"
@@ -41,11 +41,6 @@ void CpuBackend::bind_scratch(void* data, size_t bytes) {
 void* CpuBackend::scratch(int64_t bytes) const {
     TL_CHECK(bytes <= scratch_bytes_);
     return scratch_;
-}
-
-int64_t CpuBackend::load_linear(MemoryTracker&, const LinearWeight& weight, const RowMap& rows,
-                                const HostTensor& tensor, const f16* scales) {
-    return quantize_linear(isa_, weight, rows, tensor, scales);  // in place: the CPU needs no staging memory
 }
 
 void CpuBackend::run_step(const StepKey&, const std::function<void()>& body) { body(); }

@@ -12,7 +12,7 @@
 namespace tinyllm {
 
 // Each op is in the file of its name. Everything is done when a call returns, so there is no queue to wait for.
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
 public:
     // `isa` must be one that the processor has (detected_isa() or lower).
     explicit CpuBackend(CpuIsa isa) : isa_(isa), kernels_(cpu_kernels(isa)) {}
@@ -27,7 +27,8 @@ public:
     DeviceMemory device_memory() const override;
     void bind_scratch(void* data, size_t bytes) override;
     int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
-                        const HostTensor& tensor, const f16* scales) override;
+                        const HostTensor& tensor, const LinearLoad& load) override;
+    void fill_random(const LinearWeight& weight, uint64_t seed) override;
     double measure_read_bandwidth(MemoryTracker& tracker) override { return cpu_read_bandwidth(tracker); }
     double measure_matrix_rate(MemoryTracker&) override { return cpu_matrix_rate(isa_); }
     void run_step(const StepKey& key, const std::function<void()>& body) override;

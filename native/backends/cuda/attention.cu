@@ -28,10 +28,4 @@ void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& 
         attention_prefill_cuda(cuda_stream, batch, shape, activation, qkv, kv, out);
 }
 
-int64_t attention_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
-    if (!has_tiled_attention(model.head_dim)) return 0;
-    return attention_decode_scratch_bytes(engine.kv_cache.max_batch_size, model.num_heads, model.head_dim,
-                                          most_splits(engine.kv_cache.pages_per_seq()));
-}
-
 }  // namespace tinyllm

@@ -24,7 +24,4 @@ namespace tinyllm {
 void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
                     DType activation, const void* qkv, const KvLayer& kv, void* out);
 
-// Bytes of Scratch::data that attention_cuda needs at most for `model` under `engine`, in either phase.
-int64_t attention_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
-
 }  // namespace tinyllm

@@ -3,15 +3,19 @@
 #include <algorithm>
 #include <bit>
 #include <optional>
+#include <set>
+#include <tuple>
 
 #include "backends/cuda/attention.h"
 #include "backends/cuda/linear.h"
 #include "backends/cuda/measure.h"
 #include "backends/cuda/ops.h"
+#include "backends/cuda/random_weights.h"
 #include "backends/cuda/runtime/cuda_buffer.h"
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/device_scope.h"
+#include "backends/cuda/runtime/driver_ledger.h"
 #include "backends/cuda/runtime/graph_cache.h"
 #include "backends/cuda/transfer.h"
 #include "backends/cuda/weight_stager.h"
@@ -20,8 +24,6 @@
 namespace tinyllm {
 
 namespace {
-
-constexpr int64_t kCounterBytes = kScratchCounters * static_cast<int64_t>(sizeof(uint32_t));
 
 // Decode steps are captured for a few row counts and context lengths. Rows cost the kernels little up to the next tile
 // of 8 (the narrow side of an mma.sync), so the counts are 1, 2, 4 and the multiples of 8. A longer context costs empty
@@ -54,8 +56,15 @@ public:
     }
 
     ~CudaBackend() override {
+        if (!device_accepts_calls(device_)) return;
         // Memory goes back to the driver with the pool only if every free has happened by then.
-        if (device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(cuda_stream_.get()));
+        TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(cuda_stream_.get()));
+        try {
+            const DeviceScope scope(device_);
+            graphs_.clear(device_);  // here, where the ledger can book it
+        } catch (const Error&) {
+            // Reported where it happened; the graphs' own destructors come next.
+        }
     }
 
     DeviceKind kind() const override { return DeviceKind::Cuda; }
@@ -94,21 +103,34 @@ public:
         return {free_bytes, total_bytes};
     }
 
+    DriverMemory driver_memory() const override {
+        const DeviceScope scope(device_);
+        return DriverLedger::of(device_).report(pool_);
+    }
+
     void bind_scratch(void* data, size_t bytes) override {
         TL_CHECK(static_cast<int64_t>(bytes) >= kCounterBytes);
         TL_CHECK(reinterpret_cast<uintptr_t>(data) % kScratchAlign == 0);
         const DeviceScope scope(device_);
-        graphs_.clear();  // they captured the old scratch
+        graphs_.clear(device_);  // they captured the old scratch
         scratch_ = {static_cast<char*>(data) + kCounterBytes, static_cast<int64_t>(bytes) - kCounterBytes,
                     static_cast<uint32_t*>(data)};
         TL_CUDA_CHECK(cudaMemsetAsync(scratch_.counters, 0, kCounterBytes, cuda_stream_.get()));
     }
 
     int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
-                        const HostTensor& tensor, const f16* scales) override {
+                        const HostTensor& tensor, const LinearLoad& load) override {
         const DeviceScope scope(device_);
-        if (!stager_) stager_.emplace(pool_, cuda_stream_, tracker);
-        return stager_->load(weight, rows, tensor, scales);
+        std::optional<DriverMeter> meter;
+        if (is_new_load(weight, tensor, load)) meter.emplace(device_, DriverUse::Modules, &pool_);
+        if (!stager_) stager_.emplace(pool_, cuda_stream_, transfer_, tracker);
+        return stager_->load(weight, rows, tensor, load);
+    }
+
+    void fill_random(const LinearWeight& weight, uint64_t seed) override {
+        const DeviceScope scope(device_);
+        const DriverMeter meter(device_, DriverUse::Modules);
+        fill_random_cuda(cuda_stream_.get(), weight, seed);
     }
 
     void finish_load() override {
@@ -140,13 +162,15 @@ public:
     void run_step(const StepKey& key, const std::function<void()>& body) override {
         const DeviceScope scope(device_);
         // Prefill steps differ in their row counts and are long enough to hide their launches.
-        if (key.phase == Phase::Decode)
-            graphs_.run(key, cuda_stream_, body);
-        else
-            body();
+        if (key.phase == Phase::Decode) return graphs_.run(key, cuda_stream_, body);
+        // Which kernels a step takes depends on little more than the size of its row count and on how it samples.
+        const PrefillKind kind{std::bit_width(static_cast<uint32_t>(key.num_rows)), key.max_kv_len > 0, key.greedy,
+                               key.penalty};
+        if (prefills_.contains(kind)) return body();
+        const DriverMeter meter(device_, DriverUse::Modules);
+        body();
+        prefills_.insert(kind);
     }
-
-    uint64_t captured_bytes() const override { return graphs_.device_bytes(); }
 
     void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override {
         const DeviceScope scope(device_);
@@ -199,6 +223,16 @@ public:
     }
 
 private:
+    using PrefillKind = std::tuple<int, bool, bool, bool>;
+
+    // Whether loading a tensor may be the first to launch some kernel.
+    bool is_new_load(const LinearWeight& weight, const HostTensor& tensor, const LinearLoad& load) {
+        return loads_
+            .emplace(weight.quantization, weight.dtype, tensor.dtype, load.search_scales,
+                     load.output_moments != nullptr, load.column_moments != nullptr)
+            .second;
+    }
+
     void normed_linear(const StepBatch& batch, const InputNorm& norm, const LinearWeight& weight, const void* x,
                        int32_t rows, const LinearOutput& out) {
         normed_linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, norm, weight, x, rows, out);
@@ -210,6 +244,8 @@ private:
     CudaStream cuda_stream_;
     HostTransfer transfer_{cuda_stream_, own_memory_};
     GraphCache graphs_;
+    std::set<std::tuple<QuantizationType, DType, DType, bool, bool, bool>> loads_;  // see is_new_load
+    std::set<PrefillKind> prefills_;                                                // whose kernels are loaded
     std::optional<WeightStager> stager_;
     Scratch scratch_;
 };
@@ -220,16 +256,14 @@ std::unique_ptr<Backend> make_cuda_backend(int32_t index) {
     require_working_device(index);
     const std::string problem = cuda_device_problem(index);
     if (!problem.empty()) fail(TL_STATUS_CONFIG, "GPU ", index, " cannot be used: ", problem);
+    DriverLedger& ledger = DriverLedger::of(index);
+    ledger.before_context(index);
     const DeviceScope scope(index);
+    ledger.open_context(index);
+    const DriverMeter meter(index, DriverUse::Modules);
     return std::make_unique<CudaBackend>(index);
 }
 
 std::vector<tl_device_info> cuda_list_devices() { return query_cuda_devices(); }
-
-int64_t cuda_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
-    const int64_t largest = std::max(
-        {linear_scratch_bytes(model, engine), attention_scratch_bytes(model, engine), sample_scratch_bytes(engine)});
-    return kCounterBytes + (largest + kScratchAlign - 1) / kScratchAlign * kScratchAlign;
-}
 
 }  // namespace tinyllm

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "backends/cuda/scratch_bytes.h"
 #include "model/config.h"
 #include "ops/backend.h"
 
@@ -15,8 +16,5 @@ std::unique_ptr<Backend> make_cuda_backend(int32_t index);
 
 // Every GPU that the driver shows, usable or not; empty, never an error, on a machine without GPU or driver.
 std::vector<tl_device_info> cuda_list_devices();
-
-// Bytes to bind with Backend::bind_scratch. Computed without a device.
-int64_t cuda_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
 
 }  // namespace tinyllm

@@ -18,24 +18,14 @@ void linear_cuda(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType a
         linear_prefill_cuda(cuda_stream, activation, weight, x, x_row_stride, rows, out);
 }
 
-void normed_linear_cuda(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation,
-                        const InputNorm& norm, const LinearWeight& weight, const void* x, int64_t rows,
-                        const LinearOutput& out) {
+void normed_linear_cuda(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation, const InputNorm& norm,
+                        const LinearWeight& weight, const void* x, int64_t rows, const LinearOutput& out) {
     if (rows == 0) return;
     if (phase == Phase::Decode)
         return linear_decode_cuda(cuda_stream, scratch, activation, weight, norm, x, weight.k, rows, out);
     rms_norm_cuda(cuda_stream, activation, norm.norm, weight.k, x, norm.row_index, static_cast<int32_t>(rows),
                   norm.normed);
     linear_prefill_cuda(cuda_stream, activation, weight, norm.normed, weight.k, rows, out);
-}
-
-int64_t linear_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
-    const int32_t rows = engine.kv_cache.max_batch_size;
-    return std::max({linear_decode_scratch_bytes(model.qkv_dim(), model.hidden_dim, rows),
-                     linear_decode_scratch_bytes(model.hidden_dim, model.q_dim(), rows),
-                     linear_decode_scratch_bytes(2 * model.intermediate_dim, model.hidden_dim, rows),
-                     linear_decode_scratch_bytes(model.hidden_dim, model.intermediate_dim, rows),
-                     linear_decode_scratch_bytes(model.vocab_size, model.hidden_dim, rows)});
 }
 
 }  // namespace tinyllm

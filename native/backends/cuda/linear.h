@@ -41,11 +41,7 @@ struct InputNorm {
 };
 
 // As linear_cuda on the normalised input; x: T [.., weight.k], contiguous. `norm.normed` may be left as it was.
-void normed_linear_cuda(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation,
-                        const InputNorm& norm, const LinearWeight& weight, const void* x, int64_t rows,
-                        const LinearOutput& out);
-
-// Bytes of Scratch::data that linear_cuda needs at most for any layer of `model`, in either phase.
-int64_t linear_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+void normed_linear_cuda(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation, const InputNorm& norm,
+                        const LinearWeight& weight, const void* x, int64_t rows, const LinearOutput& out);
 
 }  // namespace tinyllm

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backends/cuda/linear_decode_kernels.h"
+#include "backends/cuda/linear_prefill.h"
 #include "backends/cuda/ops.h"
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/tensor_map.h"
@@ -68,7 +69,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
     input.x = x;
     input.row_stride = x_row_stride;
     input.rows = static_cast<int32_t>(rows);
-    input.aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0 && x_row_stride % 8 == 0 && weight.k % 8 == 0;
+    input.aligned = has_aligned_rows(x, x_row_stride, weight.k);
     if (norm.norm.weight != nullptr) {
         TL_CHECK(x_row_stride == weight.k);
         if (input.aligned && fits_few(packed, quantized, rows, true)) {
@@ -79,28 +80,28 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
             rms_norm_cuda(cuda_stream, activation, norm.norm, weight.k, x, norm.row_index, static_cast<int32_t>(rows),
                           norm.normed);
             input.x = norm.normed;
+            input.aligned = has_aligned_rows(norm.normed, x_row_stride, weight.k);
         }
     }
     if (fits_few(packed, quantized, rows, input.norm != nullptr))
         return linear_decode_few(cuda_stream, activation, packed, map, quantized, input, out);
     TL_CHECK(linear_decode_scratch_bytes(weight.n, weight.k, rows) <= scratch.bytes);
 
-    const int64_t block_rows = max_many_rows(packed, quantized);
+    const bool use_sm90 = device_traits().sm90a && input.aligned;
+    const int64_t block_rows = use_sm90 ? kManyRows : max_many_rows_sm80(packed, quantized);
     const int64_t out_element = out.kind == LinearOutput::Kind::StoreFloat ? 4 : 2;
+    float* const partial = static_cast<float*>(scratch.data);
     LinearOutput block_out = out;
     for (int64_t first = 0; first < rows; first += block_rows) {
         input.rows = static_cast<int32_t>(std::min(block_rows, rows - first));
-        linear_decode_many(cuda_stream, activation, packed, map, quantized, input, static_cast<float*>(scratch.data),
-                           block_out);
+        if (use_sm90)
+            linear_decode_many_sm90(cuda_stream, activation, packed, quantized, input, partial, block_out);
+        else
+            linear_decode_many_sm80(cuda_stream, activation, packed, map, quantized, input, partial, block_out);
+        if (packed.chunks > 1) join_chunks(cuda_stream, activation, packed, partial, input.rows, block_out);
         input.x = static_cast<const char*>(input.x) + block_rows * input.row_stride * 2;
         block_out.data = static_cast<char*>(block_out.data) + block_rows * out.row_stride * out_element;
     }
-}
-
-int64_t linear_decode_scratch_bytes(int32_t n, int32_t k, int64_t rows) {
-    const int64_t n_padded = (int64_t{n} + kTileRows - 1) / kTileRows * kTileRows;
-    const int64_t chunks = decode_chunks(n, k);
-    return chunks == 1 ? 0 : chunks * std::min<int64_t>(rows, kManyRows) * n_padded * 4;
 }
 
 }  // namespace tinyllm

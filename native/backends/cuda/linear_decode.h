@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backends/cuda/linear.h"
+#include "backends/cuda/scratch_bytes.h"
 
 namespace tinyllm {
 
@@ -11,8 +12,5 @@ namespace tinyllm {
 void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activation, const LinearWeight& weight,
                         const InputNorm& norm, const void* x, int64_t x_row_stride, int64_t rows,
                         const LinearOutput& out);
-
-// Bytes of Scratch::data that linear_decode_cuda needs for a weight [n, k].
-int64_t linear_decode_scratch_bytes(int32_t n, int32_t k, int64_t rows);
 
 }  // namespace tinyllm

@@ -33,8 +33,14 @@ union Vector8 {
     T element[8];
 };
 
+// A barrier of the block's first kThreads threads, which call. Barrier 0 is that of all threads.
+template <int kThreads>
+__device__ void input_barrier() {
+    asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+}
+
 // Fills `target` T [rows, input_pitch(units)] with x as it is, zero from k on. x is read past L1: the predecessor may
-// have written it while this kernel already ran. All threads call; ends with a barrier.
+// have written it while this kernel already ran. The block's first kThreads threads call; ends with their barrier.
 template <typename T, int kThreads>
 __device__ void load_input(const DecodeInput& in, int32_t k, int32_t units, unsigned char* target) {
     constexpr int kHeld = 4;  // loads in flight
@@ -64,7 +70,7 @@ __device__ void load_input(const DecodeInput& in, int32_t k, int32_t units, unsi
                 row[i] = i < k ? __ldcg(source + i) : T(0.0f);
         }
     }
-    __syncthreads();
+    input_barrier<kThreads>();
 }
 
 // The same with RMSNorm, for aligned x of up to kMaxNormed elements a row. The sum of squares is taken in the order of
@@ -113,7 +119,7 @@ public:
                 if (threadIdx.x % kWarpSize == 0) sums[r * input_sums(units) + block] = sum;
             }
         }
-        __syncthreads();
+        input_barrier<kThreads>();
 #pragma unroll 1
         for (int32_t r = 0; r < in.rows; ++r) {
             const float factor =
@@ -130,7 +136,7 @@ public:
                 rows[r * pitch + vector] = value.whole;
             }
         }
-        __syncthreads();
+        input_barrier<kThreads>();
     }
 
 private:

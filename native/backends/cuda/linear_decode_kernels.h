@@ -1,14 +1,14 @@
-// The two decode kernels, called by linear_decode.cu. They sum in the same order (linear_decode_split.h).
+// The decode kernels, called by linear_decode.cu. They sum in the same order (linear_decode_split.h).
 #pragma once
 
 #include "backends/cuda/linear.h"
 #include "backends/cuda/linear_decode_input.cuh"
 #include "backends/cuda/linear_decode_ring.cuh"
+#include "backends/cuda/scratch_bytes.h"
 
 namespace tinyllm {
 
 constexpr int kFewRows = 8;
-constexpr int kManyRows = 64;
 
 // Whether linear_decode_few takes `rows` rows of x: x must fit in shared memory beside the ring.
 bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool normed);
@@ -17,11 +17,23 @@ bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool nor
 void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
                        bool quantized, const DecodeInput& input, const LinearOutput& out);
 
-// Rows that linear_decode_many takes at a time on this device: kManyRows, or half where shared memory is small.
-int64_t max_many_rows(const DecodeWeight& weight, bool quantized);
+// The kernels for more rows take no norm. Where weight.chunks > 1 they leave y to join_chunks() and write
+//   partial: float [weight.chunks, rows, n_padded]
 
-// Up to max_many_rows() rows, no norm. partial: float [weight.chunks, rows, n_padded] where weight.chunks > 1.
-void linear_decode_many(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
-                        bool quantized, const DecodeInput& input, float* partial, const LinearOutput& out);
+// mma.sync: any device and alignment. Up to max_many_rows_sm80() rows.
+void linear_decode_many_sm80(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight,
+                             const CUtensorMap& map, bool quantized, const DecodeInput& input, float* partial,
+                             const LinearOutput& out);
+
+// Rows that linear_decode_many_sm80 takes on this device: kManyRows, or half where shared memory is small.
+int64_t max_many_rows_sm80(const DecodeWeight& weight, bool quantized);
+
+// wgmma: DeviceTraits::sm90a and input.aligned. Up to kManyRows rows.
+void linear_decode_many_sm90(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, bool quantized,
+                             const DecodeInput& input, float* partial, const LinearOutput& out);
+
+// Adds the chunks of `partial` and writes y.
+void join_chunks(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const float* partial,
+                 int32_t rows, const LinearOutput& out);
 
 }  // namespace tinyllm

@@ -1,10 +1,13 @@
 // How the decode kernels split the sum over k. The order of summation follows from here, so nothing in this file may
 // depend on the number of rows or on the device.
 //
-// The inputs are cut into units of 128, the units into kSlices slices, the slices into `chunks` equal chunks. A slice
-// is summed in one chain by the tensor cores; then
-//     y = sum over chunks (sum over the slices of the chunk (chain over the units of the slice)),  each in ascending
-//     order
+// The inputs are cut into units of 128; slice s of kSlices has the units s, s + kSlices, s + 2 kSlices, ..; the slices
+// are cut into `chunks` equal runs. With int8 weights the tensor cores sum one group, or the part of it that lies in
+// one unit, in one chain from zero, and
+//     slice = fma(chain, scale, slice) over its units and their groups
+// With 16-bit weights they sum the whole slice in one chain. Then
+//     y = sum over chunks (sum over the slices of the chunk)
+// each in ascending order.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +21,32 @@ constexpr int32_t kTileRows = 16;  // weight rows of a tile: one tensor core fra
 constexpr int32_t kSlices = 16;
 constexpr int32_t kMaxChunks = 8;
 
-// First unit of a slice; slice_begin(units, kSlices) == units.
-TL_HOST_DEVICE constexpr int32_t slice_begin(int32_t units, int32_t slice) {
-    return static_cast<int32_t>(int64_t{units} * slice / kSlices);
-}
+// Walks the units of the slices first_slice .. end_slice - 1 in the order of the sum.
+struct UnitWalk {
+    int32_t units;
+    int32_t end_slice;
+    int32_t slice;
+    int32_t unit;
+
+    TL_HOST_DEVICE constexpr UnitWalk(int32_t units, int32_t first_slice, int32_t end_slice)
+        : units(units), end_slice(end_slice), slice(first_slice), unit(first_slice) {
+        skip_empty();
+    }
+    TL_HOST_DEVICE constexpr bool ended() const { return slice >= end_slice; }
+    TL_HOST_DEVICE constexpr bool last_of_slice() const { return unit + kSlices >= units; }
+    TL_HOST_DEVICE constexpr void advance() {
+        unit += kSlices;
+        skip_empty();
+    }
+
+private:
+    TL_HOST_DEVICE constexpr void skip_empty() {
+        if (unit < units) return;
+        ++slice;
+        unit = slice;
+        if (slice >= units) slice = end_slice;  // so are all that follow
+    }
+};
 
 // Chunks of a weight [n, k]: 1, 2, 4 or 8. Where rows are many, a chunk is a block's share of k, and the partial sums
 // of the chunks go through memory.

@@ -34,7 +34,4 @@ void rope_append_cuda(cudaStream_t cuda_stream, const StepBatch& batch, const Qk
 void sample_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, int32_t vocab_size,
                  const uint32_t* seen, const float* logits, SampledToken* out);
 
-// Bytes of Scratch::data that sample_cuda needs at most under `engine`.
-int64_t sample_scratch_bytes(const EngineConfig& engine);
-
 }  // namespace tinyllm

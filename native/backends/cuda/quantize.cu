@@ -107,16 +107,7 @@ void quantize_rows_cuda(cudaStream_t cuda_stream, const RawRows& raw, const Line
                         rows};
     with_activation(weight.dtype, [&](auto type) {
         using T = decltype(type);
-        switch (raw.dtype) {
-            case DType::F32:
-                return launch<float, T>(cuda_stream, raw, target, first_bad);
-            case DType::F16:
-                return launch<__half, T>(cuda_stream, raw, target, first_bad);
-            case DType::BF16:
-                return launch<__nv_bfloat16, T>(cuda_stream, raw, target, first_bad);
-            default:
-                fail(TL_STATUS_INVALID_ARGUMENT, "a weight cannot be loaded from ", dtype_name(raw.dtype));
-        }
+        with_raw(raw.dtype, [&](auto raw_type) { launch<decltype(raw_type), T>(cuda_stream, raw, target, first_bad); });
     });
 }
 

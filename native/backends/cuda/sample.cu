@@ -146,8 +146,4 @@ void sample_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& bat
                       vocab_size, batch.sample_params, rows, scratch.counters, out);
 }
 
-int64_t sample_scratch_bytes(const EngineConfig& engine) {
-    return static_cast<int64_t>(sizeof(SampleScratch)) * engine.kv_cache.max_batch_size;
-}
-
 }  // namespace tinyllm

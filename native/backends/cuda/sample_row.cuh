@@ -7,38 +7,13 @@
 
 #include "backends/cuda/device/convert.cuh"
 #include "backends/cuda/device/reduce.cuh"
+#include "backends/cuda/sample_scratch.h"
 #include "backends/cuda/scratch.h"
 #include "ops/ops.h"
 
 namespace tinyllm {
 
-// Blocks that share a row in the passes over the whole vocabulary: enough that one row of 128k tokens keeps its loads
-// in flight on a quarter of the chip, few enough that the last of them joins the others in one warp.
-constexpr int kSampleBlocks = 32;
 static_assert(kSampleBlocks <= kWarpSize);
-
-// The filters' histogram counts tokens by how far their score lies below the largest; bins reach kBins / kBinsPerUnit
-// = 32 below it, a mass of 1e-14. Tokens near the cutoff are sorted, at most kCandidates of them.
-constexpr int kBins = 2048;
-constexpr float kBinsPerUnit = 64;
-constexpr int kCandidates = 4096;
-
-// What the kernels of one sample op hand to each other about a row.
-struct SampleScratch {
-    uint64_t cutoff;               // tokens of a lower rank are filtered out; 0: none
-    uint64_t best[kSampleBlocks];  // highest rank each block found
-    struct Partial {
-        float largest_score;
-        float largest_logit;
-        float logit_sum;               // sum of exp(logit - largest_logit)
-    } partial[kSampleBlocks];          // of each block's share of the row
-    float mass[kSampleBlocks];         // sums of exp(score - largest score) over each block's share
-    float weight[kSampleBlocks];       // the same over tokens above the bracket, of 1 or of mass
-    int32_t first_bin, last_bin;       // the bracket: bins among which the cutoff lies; last_bin kBins: not found
-    uint32_t num_candidates;           // tokens in it, of which `candidates` keeps at most kCandidates
-    uint32_t histogram[kBins];         // tokens a bin
-    uint64_t candidates[kCandidates];  // ranks
-};
 
 // Rank: tokens in the order of value, equal values in the order of descending id, as one integer: the highest rank is
 // the highest value at the lowest id. The id takes the low kTokenBits.

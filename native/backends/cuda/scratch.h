@@ -7,6 +7,7 @@ namespace tinyllm {
 
 // Counters that lie in front of the scratch bytes: enough for one a tile of the largest launch that needs them.
 constexpr int64_t kScratchCounters = 16384;
+constexpr int64_t kCounterBytes = kScratchCounters * static_cast<int64_t>(sizeof(uint32_t));
 constexpr int64_t kScratchAlign = 256;
 
 // Every op of a step gets the same block, so nothing in it survives an op, with one exception: `counters` are all zero

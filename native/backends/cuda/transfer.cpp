@@ -4,14 +4,12 @@
 #include <cstring>
 
 #include "backends/cuda/runtime/cuda_check.h"
+#include "backends/cuda/staging_bytes.h"
 
 namespace tinyllm {
 
 namespace {
 
-// A step's descriptors take some kilobytes; logits for a whole prompt, the one large download, pass in pieces.
-constexpr size_t kUploadBytes = size_t{1} << 20;
-constexpr size_t kDownloadBytes = size_t{4} << 20;
 constexpr size_t kUploadAlign = 16;
 
 }  // namespace

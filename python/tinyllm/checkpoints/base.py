@@ -30,6 +30,7 @@ class TensorInfo:
     file: Path
     stored_bytes: int
     reader: Callable[[], np.ndarray] = field(repr=False, compare=False)
+    heap_bytes: int = 0  # heap that `load` takes, at most; none where it returns a view of the mapped file
 
     def load(self) -> np.ndarray:
         """The values: C-contiguous, of `shape`, as float32, float16 or ml_dtypes.bfloat16.

@@ -111,10 +111,26 @@ def read_gguf_tensors(reader: gguf.GGUFReader, path: Path, permuted_heads: dict[
         shape = tuple(reversed(tensor.shape.tolist()))
         heads = next((count for suffix, count in permuted_heads.items() if tensor.name.endswith(suffix)), 0)
         load = functools.partial(_load, path, tensor.tensor_type, shape, int(tensor.data_offset), heads)
+        stored_bytes = int(tensor.n_bytes)
         tensors[tensor.name] = TensorInfo(
-            tensor.name, tensor.name, shape, tensor.tensor_type.name, path, int(tensor.n_bytes), load
+            name=tensor.name,
+            stored_name=tensor.name,
+            shape=shape,
+            dtype=tensor.tensor_type.name,
+            file=path,
+            stored_bytes=stored_bytes,
+            reader=load,
+            heap_bytes=(stored_bytes if heads else 0) + _dequantised_bytes(tensor.tensor_type, shape),
         )
     return tensors
+
+
+def _dequantised_bytes(kind: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> int:
+    """Heap that dequantising takes, at most: the float32 result, and twice a part of it in the gguf package."""
+    if kind in _PLAIN_DTYPES:
+        return 0
+    elements = math.prod(shape)
+    return 4 * (elements + 2 * min(elements, max(shape[-1], _DEQUANTISED_ELEMENTS)))
 
 
 def _load(path: Path, kind: gguf.GGMLQuantizationType, shape: tuple[int, ...], offset: int, heads: int) -> np.ndarray:

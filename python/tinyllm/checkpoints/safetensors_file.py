@@ -50,7 +50,9 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
             )
         # A type without an entry in DTYPES is refused before anything is loaded (schema.match_tensors).
         reader = functools.partial(map_array, path, dtype, shape, data_start + begin)
-        tensors[name] = TensorInfo(name, name, shape, dtype_name, path, end - begin, reader)
+        is_aligned = dtype is None or (data_start + begin) % dtype.itemsize == 0
+        heap_bytes = 0 if is_aligned else end - begin  # map_array copies what is not
+        tensors[name] = TensorInfo(name, name, shape, dtype_name, path, end - begin, reader, heap_bytes)
     _validate(path)
     return tensors
 

@@ -7,7 +7,6 @@ import json
 import re
 from typing import Any
 
-from .. import _native
 from ..config import KVCacheConfig, QuantizationType
 from ..errors import ConfigError
 from ..memory import format_bytes
@@ -37,7 +36,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument(
-        "--device", help="cuda or cpu, whose layouts differ slightly (default: cuda where this build has it)"
+        "--device", default="cuda", help="cuda (default) or cpu, whose layouts differ slightly; neither need be there"
     )
     parser.add_argument(
         "--quantization", default=QuantizationType.W8A16.value, choices=[member.value for member in QuantizationType]
@@ -60,7 +59,7 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     planned = plan(
         args.model,
-        args.device or ("cuda" if _native.has_cuda() else "cpu"),
+        args.device,
         args.quantization,
         args.group_size,
         KVCacheConfig(args.batch, args.context),

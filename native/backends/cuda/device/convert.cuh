@@ -48,4 +48,19 @@ void with_activation(DType activation, Body&& body) {
     }
 }
 
+// Calls body(Raw{}) with the device type of a checkpoint tensor's elements.
+template <typename Body>
+void with_raw(DType dtype, Body&& body) {
+    switch (dtype) {
+        case DType::F32:
+            return body(float{});
+        case DType::F16:
+            return body(__half{});
+        case DType::BF16:
+            return body(__nv_bfloat16{});
+        default:
+            fail(TL_STATUS_INVALID_ARGUMENT, "a weight cannot be loaded from ", dtype_name(dtype));
+    }
+}
+
 }  // namespace tinyllm

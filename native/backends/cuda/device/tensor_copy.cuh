@@ -1,4 +1,5 @@
-// Bulk tensor copies into shared memory, the barriers they complete on, and clusters (compute capability 9.0).
+// Bulk tensor copies into shared memory and clusters (compute capability 9.0), and barriers in shared memory, which
+// such copies complete on; those that only threads arrive at work on 8.0 too.
 #pragma once
 
 #include <cuda.h>
@@ -29,6 +30,11 @@ __device__ inline void init_barrier(uint32_t barrier, uint32_t count) {
 // Makes initialised barriers visible to the copy engine and to the other blocks of the cluster.
 __device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
+// One arrival. What this thread wrote and read before it comes before what follows a wait for the phase.
+__device__ inline void arrive(uint32_t barrier) {
+    asm volatile("{\n\t.reg .b64 state;\n\tmbarrier.arrive.shared.b64 state, [%0];\n\t}" ::"r"(barrier) : "memory");
+}
+
 // One arrival, and `bytes` that the phase waits for.
 __device__ inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
@@ -54,7 +60,11 @@ __device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
         "{\n\t"
         ".reg .pred done;\n\t"
         "again:\n\t"
+#if __CUDA_ARCH__ >= 900
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
+#else
+        "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n\t"
+#endif
         "@!done bra again;\n\t"
         "}" ::"r"(barrier),
         "r"(parity)

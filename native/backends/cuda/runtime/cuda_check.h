@@ -7,8 +7,9 @@
 
 namespace tinyllm {
 
-// A CUDA call that failed. Its status is OUT_OF_MEMORY for cudaErrorMemoryAllocation, after which everything else goes
-// on working, and CUDA otherwise. The message holds the call, its place, and CUDA's name and text of the error.
+// A CUDA call that failed. Its status is OUT_OF_MEMORY for cudaErrorMemoryAllocation, and for what a launch gives where
+// a full device has no room for the kernel's code, after which everything else goes on working, and CUDA otherwise. The
+// message holds the call, its place, and CUDA's name and text of the error.
 class CudaError : public Error {
 public:
     CudaError(cudaError_t code, const std::string& call, const char* file, int line);

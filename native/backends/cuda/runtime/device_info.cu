@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <mutex>
+#include <string_view>
 
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_info.h"
+#include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/driver_function.h"
+#include "backends/cuda/runtime/driver_ledger.h"
 
 namespace tinyllm {
 
@@ -19,9 +23,15 @@ std::string version_text(int version) { return concat(version / 1000, ".", versi
 
 // Why there are no devices at all; empty if there are some. `count` receives their number.
 std::string driver_problem(int& count) {
-    count = 0;
+    // The runtime looks for devices once, and after a sticky error it would only repeat that error.
+    static std::atomic<int> found{0};
+    count = found;
+    if (count > 0) return {};
     const cudaError_t code = cudaGetDeviceCount(&count);
-    if (code == cudaSuccess && count > 0) return {};
+    if (code == cudaSuccess && count > 0) {
+        found = count;
+        return {};
+    }
     count = 0;
     static_cast<void>(cudaGetLastError());
     int driver_version = 0;
@@ -75,14 +85,20 @@ void copy_text(char (&target)[kSize], const std::string& text) {
 }
 
 tl_device_info query_device(int index) {
-    cudaDeviceProp properties;
-    TL_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
-    const std::string problem = properties_problem(index, properties);
     tl_device_info info = {};
     info.struct_size = sizeof info;
     info.device_kind = TL_DEVICE_CUDA;
     info.device_index = index;
+    if (const std::string broken = broken_device_problem(index); !broken.empty()) {
+        copy_text(info.name, concat("GPU ", index));
+        copy_text(info.description, broken);
+        return info;
+    }
+    cudaDeviceProp properties;
+    TL_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+    const std::string problem = properties_problem(index, properties);
     info.usable = problem.empty();
+    if (info.usable) DriverLedger::of(index).before_context(index);  // free_bytes_of makes one
     info.compute_capability = properties.major * 10 + properties.minor;
     info.num_units = properties.multiProcessorCount;
     info.free_bytes = info.usable ? free_bytes_of(index) : 0;
@@ -115,6 +131,8 @@ DeviceTraits query_traits(int device) {
     traits.l2_bytes = properties.l2CacheSize;
     traits.max_shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
     traits.programmatic_launch = std::min({code.binaryVersion, code.ptxVersion, traits.compute_capability}) >= 90;
+    constexpr bool kHasSm90a = std::string_view(TINYLLM_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
+    traits.sm90a = kHasSm90a && traits.compute_capability == 90;
     return traits;
 }
 

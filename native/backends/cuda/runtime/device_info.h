@@ -28,6 +28,9 @@ struct DeviceTraits {
     // Whether kernels may be launched with programmatic stream serialization: device and code are both of compute
     // capability 9.0 or higher. Code built for less has no dependency wait and would run ahead of its inputs.
     bool programmatic_launch = false;
+    // Whether the kernels of the architecture-specific target 9.0a (wgmma) run: neither other devices nor code built
+    // for plain 9.0 have them.
+    bool sm90a = false;
 };
 
 // Of the current device, asked once a device and process. Throws CudaError, and Config errors where this build has no

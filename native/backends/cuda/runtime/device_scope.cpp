@@ -27,10 +27,15 @@ void mark_scoped_device_broken(cudaError_t code) noexcept {
 
 bool device_accepts_calls(int device) noexcept { return !process_is_exiting() && broken_code(device) == cudaSuccess; }
 
+std::string broken_device_problem(int device) {
+    const cudaError_t code = broken_code(device);
+    if (code == cudaSuccess) return {};
+    return concat("GPU ", device, " cannot be used any more: an earlier error (", cudaGetErrorName(code),
+                  ") destroyed its CUDA context; close all engines and start a new process");
+}
+
 void require_working_device(int device) {
-    if (const cudaError_t code = broken_code(device); code != cudaSuccess)
-        fail(TL_STATUS_CUDA, "GPU ", device, " cannot be used any more: an earlier error (", cudaGetErrorName(code),
-             ") destroyed its CUDA context; close all engines and start a new process");
+    if (const std::string problem = broken_device_problem(device); !problem.empty()) fail(TL_STATUS_CUDA, problem);
 }
 
 DeviceScope::DeviceScope(int device) : previous_scope_(t_scope) {

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <string>
+
 namespace tinyllm {
 
 // Every public call into the backend holds one. The previous device comes back at the end, because the thread belongs
@@ -23,6 +25,9 @@ private:
 // Marks the device of the thread's innermost DeviceScope broken: a sticky error was seen on it. It stays broken until
 // the process ends.
 void mark_scoped_device_broken(cudaError_t code) noexcept;
+
+// Why a broken device cannot be used and what to do; empty if it is not broken.
+std::string broken_device_problem(int device);
 
 // Throws a CUDA error that says so if the device is broken.
 void require_working_device(int device);

@@ -22,25 +22,20 @@ public:
     // Runs the step `key`. The first time a key is seen `body` runs as it is: that loads the kernels it needs, which a
     // capture must not do, and spares keys that never come back the cost of a graph. The second time it is captured,
     // and from then on replayed. Where the device has no memory left for a graph, all graphs are dropped and `body`
-    // runs as it is.
+    // runs as it is. What kernels and graphs take is booked in the device's DriverLedger.
     void run(const StepKey& key, const CudaStream& cuda_stream, const std::function<void()>& body);
 
-    // Drops all graphs: the pointers that they captured are no longer valid.
-    void clear() { entries_.clear(); }
-
-    // Device memory that creating the graphs alive now has cost, by the driver's count of free bytes. An estimate: the
-    // driver takes memory in steps and keeps some for later graphs.
-    uint64_t device_bytes() const;
+    // Drops all graphs: the pointers that they captured are no longer valid. `device` is current, and that of `run`.
+    void clear(int device);
 
 private:
     struct Entry {
         StepKey key;
         std::optional<CudaGraph> graph;  // none until the second run
-        uint64_t device_bytes = 0;
         uint64_t last_use = 0;
     };
 
-    Entry& find_or_add(const StepKey& key, bool& added);
+    Entry& find_or_add(const StepKey& key, int device, bool& added);
 
     std::vector<Entry> entries_;
     uint64_t clock_ = 0;

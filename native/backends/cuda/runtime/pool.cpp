@@ -3,6 +3,7 @@
 #include "backends/cuda/runtime/counters.h"
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_scope.h"
+#include "backends/cuda/runtime/driver_ledger.h"
 
 namespace tinyllm {
 
@@ -15,12 +16,15 @@ MemoryPool::MemoryPool() {
     TL_CUDA_CHECK(cudaMemPoolCreate(&pool_, &properties));
     uint64_t threshold = UINT64_MAX;
     const cudaError_t code = cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &threshold);
-    if (code == cudaSuccess) return;
-    TL_CUDA_CHECK_NOTHROW(cudaMemPoolDestroy(pool_));
-    throw_cuda_error(code, "cudaMemPoolSetAttribute(release threshold)", __FILE__, __LINE__);
+    if (code != cudaSuccess) {
+        TL_CUDA_CHECK_NOTHROW(cudaMemPoolDestroy(pool_));
+        throw_cuda_error(code, "cudaMemPoolSetAttribute(release threshold)", __FILE__, __LINE__);
+    }
+    DriverLedger::of(device_).add(*this, device_);
 }
 
 MemoryPool::~MemoryPool() {
+    DriverLedger::of(device_).remove(*this, device_);
     if (device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaMemPoolDestroy(pool_));
 }
 

@@ -29,7 +29,7 @@ public:
     void trim();
 
     // Bytes that the pool holds from the driver, and those of them that are allocated. The difference is rounding
-    // (the driver maps in steps of 2 MB and more) and memory kept for later.
+    // (the driver gives kPoolStep at a time, staging_bytes.h) and memory kept for later.
     uint64_t reserved_bytes() const;
     uint64_t used_bytes() const;
 

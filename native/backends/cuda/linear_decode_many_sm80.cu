@@ -1,8 +1,8 @@
-// Decode linear for up to 64 rows: y = x W^T + b on tensor cores, the weights read once.
+// Decode linear for up to 64 rows by mma.sync (any device): y = x W^T + b, the weights read once.
 //
 //   x: T [rows <= 64, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
 // A block takes 16 tiles (16-bit weights: 8) and one chunk of k; weights and x go unit by unit through a ring that the
-// block shares. Where k is cut into several chunks, the partial sums go through memory and a second kernel adds them.
+// block shares. Where k is cut into several chunks, the partial sums go to memory and join_chunks() adds them.
 // Bound by reading the weights up to about 32 rows, then by the tensor cores and by the shared memory that feeds them:
 // there a warp takes two tiles and half of the rows of x, which reads x half as often from shared memory.
 #include <algorithm>
@@ -20,7 +20,6 @@ namespace {
 // Tiles and warps of a block: a stage of weights takes 32 KB in both types, so that two fit 99 KB beside x.
 template <bool kQuantized>
 constexpr int kBlockTiles = kQuantized ? 16 : 8;
-constexpr int kJoinThreads = 256;
 
 // A ring of units of x: T [kColumns, 128] each, 16-byte chunk c of row r at chunk c ^ (r % 8), so that eight rows of a
 // fragment lie in different banks. Rows and inputs beyond the last are zero.
@@ -62,73 +61,77 @@ struct InputRing {
 // chunks > 1.
 template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
 __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
-    many_rows_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap map,
-                     const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out, float* partial,
-                     const int depth) {
+    many_rows_sm80_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap map,
+                          const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out,
+                          float* partial, const int depth) {
     constexpr int kTilesOfBlock = kBlockTiles<kQuantized>, kThreads = kTilesOfBlock * kWarpSize;
     using Ring = WeightRing<T, kQuantized>;
     using Input = InputRing<T, 8 * kColumnTiles * kTiles, kThreads>;
-    extern __shared__ __align__(kRingAlign) unsigned char shared[];
+    extern __shared__ __align__(kUnitAlign) unsigned char shared[];
     release_successor();
     const int lane = threadIdx.x % kWarpSize, warp = warp_index();
     const int block_tile = warp * kTiles % kTilesOfBlock, column_group = warp * kTiles / kTilesOfBlock;
     const int32_t first_tile = blockIdx.x * kTilesOfBlock + block_tile;
     const int32_t slices = kSlices / weight.chunks, first_slice = blockIdx.y * slices;
-    const int32_t first_unit = slice_begin(weight.units, first_slice);
-    const int32_t end_unit = slice_begin(weight.units, first_slice + slices);
 
     // x first: the size of its stages keeps both rings aligned.
     const Input input{in, weight.k, shared};
     const Ring ring(weight, map, shared + depth * Input::kStageBytes, kTilesOfBlock * depth, block_tile * depth,
                     kTiles * depth, column_group == 0);
-    const auto request_weights = [&](int slot, int32_t unit) {
-        if (unit >= end_unit || column_group != 0) return;
+    UnitWalk next(weight.units, first_slice, first_slice + slices);
+    const auto request_weights = [&](int slot, const UnitWalk& walk) {
+        if (walk.ended() || column_group != 0) return;
         // A tile beyond the last is that one again; the result is dropped.
 #pragma unroll
         for (int m = 0; m < kTiles; ++m)
-            ring.request(m * depth + slot, min(first_tile + m, weight.num_tiles - 1), unit);
+            ring.request(m * depth + slot, min(first_tile + m, weight.num_tiles - 1), walk.unit);
     };
-    const auto request_input = [&](int stage, int32_t unit) {
-        if (unit < end_unit) input.request(stage, unit);
+    const auto request_input = [&](int stage, const UnitWalk& walk) {
+        if (!walk.ended()) input.request(stage, walk.unit);
         commit_copies();
     };
+    UnitWalk now = next;
 #pragma unroll 1
-    for (int slot = 0; slot + 1 < depth; ++slot) request_weights(slot, first_unit + slot);
+    for (int slot = 0; slot + 1 < depth; ++slot, next.advance()) request_weights(slot, next);
     wait_for_predecessor();
+    next = now;
 #pragma unroll 1
-    for (int slot = 0; slot + 1 < depth; ++slot) request_input(slot, first_unit + slot);
+    for (int slot = 0; slot + 1 < depth; ++slot, next.advance()) request_input(slot, next);
 
-    TileSum<kColumnTiles> sums[kTiles];
+    SliceSum<kColumnTiles> sums[kTiles];
     float totals[kTiles][kColumnTiles][4] = {};
     // Of the lane's row and chunk for load_matrices() in column tile 0; chunks 4, 8 and 12 further are reached by ^.
     const uint32_t input_address =
         shared_address(shared) + Input::offset(8 * column_group * kColumnTiles + lane % 8, lane / 8);
     int slot = 0;
     uint32_t parity = 0;
-    int32_t unit = first_unit;
 #pragma unroll 1
-    for (int32_t slice = first_slice; slice < first_slice + slices; ++slice) {
-        const int32_t slice_first = unit, slice_end = slice_begin(weight.units, slice + 1);
-#pragma unroll 1
-        for (; unit < slice_end; ++unit) {
-            wait_for_copies(depth - 2);
-            __syncthreads();  // x is there for all warps, and all have left the slot before this one
-            const int free_slot = (slot == 0 ? depth : slot) - 1;
-            request_weights(free_slot, unit + depth - 1);
-            request_input(free_slot, unit + depth - 1);
+    for (; !now.ended(); now.advance()) {
+        wait_for_copies(depth - 2);
+        __syncthreads();  // x is there for all warps, and all have left the slot before this one
+        const int free_slot = (slot == 0 ? depth : slot) - 1;
+        request_weights(free_slot, next);
+        request_input(free_slot, next);
+        next.advance();
+        const unsigned char* units[kTiles];
 #pragma unroll
-            for (int m = 0; m < kTiles; ++m) ring.wait(m * depth + slot, parity, depth - 1);
-            const uint32_t stage = input_address + slot * Input::kStageBytes;
-            const auto x_address = [&](int j, int chunk) { return (stage ^ chunk * 16) + j * 8 * Input::kRowBytes; };
-            if (weight.groups_per_unit == 1)
-                add_unit<false>(sums, ring, slot, depth, weight, unit, unit == slice_first, x_address);
-            else
-                add_unit<true>(sums, ring, slot, depth, weight, unit, unit == slice_first, x_address);
-            if (++slot == depth) {
-                slot = 0;
-                parity ^= 1;
-            }
+        for (int m = 0; m < kTiles; ++m) {
+            ring.wait(m * depth + slot, parity, depth - 1);
+            units[m] = ring.unit(m * depth + slot);
         }
+        const uint32_t stage = input_address + slot * Input::kStageBytes;
+        const auto x_address = [&](int j, int chunk) { return (stage ^ chunk * 16) + j * 8 * Input::kRowBytes; };
+        const auto scales = [&](int m, int group) { return ring.scales(m * depth + slot, group); };
+        const int groups_left = weight.groups - now.unit * weight.groups_per_unit;
+        if (weight.groups_per_unit == 1)
+            add_unit<false>(sums, ring.fragments(), units, 1, 1, scales, x_address);
+        else
+            add_unit<true>(sums, ring.fragments(), units, weight.groups_per_unit, groups_left, scales, x_address);
+        if (++slot == depth) {
+            slot = 0;
+            parity ^= 1;
+        }
+        if (!now.last_of_slice()) continue;
 #pragma unroll
         for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
@@ -147,7 +150,7 @@ __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < kTiles; ++m) {
-        const int first = (block_tile + m) * kTileRows + 2 * Ring::row_pair(lane / 4);
+        const int first = (block_tile + m) * kTileRows + 2 * Ring::Fragments::row_pair(lane / 4);
 #pragma unroll
         for (int j = 0; j < kColumnTiles; ++j) {
             const int row = 8 * (column_group * kColumnTiles + j) + lane % 4 * 2;
@@ -175,34 +178,6 @@ __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
     }
 }
 
-// Adds the chunks' partial sums. PRECOND: grid (ceil(n / (2 kJoinThreads)), rows), block kJoinThreads.
-template <typename T>
-__global__ void __launch_bounds__(kJoinThreads)
-    join_chunks_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ LinearOutput out,
-                       const float* partial, const int32_t rows) {
-    release_successor();
-    wait_for_predecessor();
-    const int32_t row = blockIdx.y, first = (blockIdx.x * kJoinThreads + threadIdx.x) * 2;
-    if (first >= weight.n) return;
-    Addend<T> addend;
-    addend.read(out, weight.n, row, first);
-    float2 parts[kMaxChunks];
-#pragma unroll
-    for (int chunk = 0; chunk < kMaxChunks; ++chunk) {
-        if (chunk >= weight.chunks) break;
-        const int64_t at = (int64_t{chunk} * rows + row) * (weight.num_tiles * kTileRows) + first;
-        parts[chunk] = __ldcg(reinterpret_cast<const float2*>(partial + at));
-    }
-    float2 y = {};
-#pragma unroll
-    for (int chunk = 0; chunk < kMaxChunks; ++chunk) {
-        if (chunk >= weight.chunks) break;
-        y.x += parts[chunk].x;
-        y.y += parts[chunk].y;
-    }
-    write_outputs<T>(out, weight.bias, weight.n, row, first, y, addend);
-}
-
 template <typename T, bool kQuantized>
 int32_t stage_bytes(const DecodeWeight& weight, int columns) {
     return kBlockTiles<kQuantized> * WeightRing<T, kQuantized>::slot_bytes(weight) + columns * kUnit * 2;
@@ -218,32 +193,29 @@ int ring_depth(const DecodeWeight& weight, int columns) {
 template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
 void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensorMap& map, const DecodeInput& input,
             float* partial, const LinearOutput& out) {
-    const auto kernel = many_rows_kernel<T, kQuantized, kTiles, kColumnTiles>;
+    const auto kernel = many_rows_sm80_kernel<T, kQuantized, kTiles, kColumnTiles>;
     constexpr int kColumns = 8 * kColumnTiles * kTiles;
     const int depth = ring_depth<T, kQuantized>(weight, kColumns);
     TL_CHECK(depth > 0);
     const int32_t bytes = depth * stage_bytes<T, kQuantized>(weight, kColumns);
     TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     const dim3 blocks(ceil_div(weight.num_tiles, kBlockTiles<kQuantized>), weight.chunks);
-    launch_overlapped("launch of many_rows_kernel", kernel,
+    launch_overlapped("launch of many_rows_sm80_kernel", kernel,
                       {blocks, kBlockTiles<kQuantized> * kWarpSize, static_cast<size_t>(bytes)}, cuda_stream, weight,
                       map, input, out, partial, depth);
-    if (weight.chunks == 1) return;
-    const dim3 join_blocks(ceil_div(weight.n, 2 * kJoinThreads), input.rows);
-    launch_overlapped("launch of join_chunks_kernel", join_chunks_kernel<T>, {join_blocks, kJoinThreads}, cuda_stream,
-                      weight, out, partial, input.rows);
 }
 
 }  // namespace
 
-int64_t max_many_rows(const DecodeWeight& weight, bool quantized) {
+int64_t max_many_rows_sm80(const DecodeWeight& weight, bool quantized) {
     const int depth =
         quantized ? ring_depth<__half, true>(weight, kManyRows) : ring_depth<__half, false>(weight, kManyRows);
     return depth > 0 ? kManyRows : kManyRows / 2;
 }
 
-void linear_decode_many(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
-                        bool quantized, const DecodeInput& input, float* partial, const LinearOutput& out) {
+void linear_decode_many_sm80(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight,
+                             const CUtensorMap& map, bool quantized, const DecodeInput& input, float* partial,
+                             const LinearOutput& out) {
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         const auto run = [&]<bool kQuantized>() {

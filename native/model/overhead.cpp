@@ -1,0 +1,67 @@
+#include "model/overhead.h"
+
+#include <algorithm>
+
+#include "backends/cuda/staging_bytes.h"
+#include "core/dtype.h"
+#include "model/plan.h"
+
+namespace tinyllm {
+
+namespace {
+
+// Rows and inputs of a matrix as it comes from a checkpoint.
+struct Matrix {
+    int64_t rows, inputs;
+};
+
+std::vector<Matrix> matrices(const ModelConfig& m) {
+    return {{m.q_dim(), m.hidden_dim},          {m.kv_dim(), m.hidden_dim},         {m.hidden_dim, m.q_dim()},
+            {m.intermediate_dim, m.hidden_dim}, {m.hidden_dim, m.intermediate_dim}, {m.vocab_size, m.hidden_dim}};
+}
+
+// Scales that are chosen at a time, at most; `elements` is how many weights a slab holds, for whole tensors at a time
+// INT64_MAX.
+uint64_t scale_bytes(const ModelConfig& m, int64_t elements) {
+    int64_t most = 0;
+    for (const auto& [rows, inputs] : matrices(m)) {
+        const int64_t length = m.group_length(static_cast<int32_t>(inputs)), groups = (inputs + length - 1) / length;
+        most = std::max(most, std::min(rows, elements / inputs) * groups);
+    }
+    return static_cast<uint64_t>(most) * sizeof(f16);
+}
+
+// What SlabQuantizer keeps on a GPU: scales of a slab of 16-bit weights, and the vectors of model/importance.h.
+uint64_t quantizer_bytes(const ModelConfig& m) {
+    const uint64_t first_bad = sizeof(unsigned long long);
+    if (m.quantization != QuantizationType::W8A16) return first_bad;
+    const uint64_t inputs = std::max({m.hidden_dim, m.q_dim(), m.intermediate_dim});
+    const uint64_t outputs = std::max({m.kv_dim(), m.hidden_dim, m.intermediate_dim});
+    const uint64_t vectors = (2 * inputs + outputs) * sizeof(float) + m.hidden_dim * sizeof(double);
+    return first_bad + vectors + scale_bytes(m, kSlabBytes / sizeof(f16));
+}
+
+uint64_t device_loading_bytes(const ModelConfig& model) { return kSlots * kSlabBytes + quantizer_bytes(model); }
+
+}  // namespace
+
+std::vector<OverheadEntry> overhead(const ModelConfig& model, const EngineConfig& engine) {
+    if (engine.device_kind == DeviceKind::Cpu) {
+        if (model.quantization != QuantizationType::W8A16) return {};
+        return {{"scales of a tensor", false, true, scale_bytes(model, INT64_MAX)}};
+    }
+    const uint64_t used = make_plan(model, engine).total() + device_loading_bytes(model);
+    return {{"pinned transfer buffers", false, false, kUploadBytes + kDownloadBytes},
+            {"pinned slabs of weights", false, true, kSlots * kSlabBytes},
+            {"slabs of weights", true, true, kSlots * kSlabBytes},
+            {"scales and moments", true, true, quantizer_bytes(model)},
+            {"rounding of the pool", true, false, (kPoolStep - used % kPoolStep) % kPoolStep}};
+}
+
+uint64_t plan_budget(const ModelConfig& model, const EngineConfig& engine, uint64_t free_bytes) {
+    if (engine.device_kind == DeviceKind::Cpu) return free_bytes;
+    const uint64_t usable = free_bytes / kPoolStep * kPoolStep, loading = device_loading_bytes(model);
+    return usable - std::min(usable, loading);
+}
+
+}  // namespace tinyllm
