@@ -7,7 +7,6 @@
 #include "backends/cuda/linear_prefill.h"
 #include "backends/cuda/ops.h"
 #include "backends/cuda/runtime/device_info.h"
-#include "backends/cuda/runtime/tensor_map.h"
 #include "model/layout.h"
 
 namespace tinyllm {
@@ -44,18 +43,6 @@ DecodeWeight describe(const LinearWeight& weight) {
     return result;
 }
 
-CUtensorMap make_map(const DecodeWeight& weight, bool quantized) {
-    if (!device_traits().programmatic_launch) return {};  // code for less than 9.0 does not use it
-    return make_tensor_map({.data = weight.data,
-                            .type = quantized ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
-                            .rows = int64_t{weight.num_tiles} * kTileRows,
-                            .cols = weight.k_padded,
-                            .row_bytes = int64_t{weight.k_padded} * (quantized ? 1 : 2),
-                            .box_rows = kTileRows,
-                            .box_cols = quantized ? 128 : 64,
-                            .swizzled = true});
-}
-
 }  // namespace
 
 void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activation, const LinearWeight& weight,
@@ -64,7 +51,6 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
     if (rows == 0) return;
     const bool quantized = weight.quantization == QuantizationType::W8A16;
     const DecodeWeight packed = describe(weight);
-    const CUtensorMap map = make_map(packed, quantized);
     DecodeInput input = {};
     input.x = x;
     input.row_stride = x_row_stride;
@@ -84,7 +70,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
         }
     }
     if (fits_few(packed, quantized, rows, input.norm != nullptr))
-        return linear_decode_few(cuda_stream, activation, packed, map, quantized, input, out);
+        return linear_decode_few(cuda_stream, activation, packed, quantized, input, out);
     TL_CHECK(linear_decode_scratch_bytes(weight.n, weight.k, rows) <= scratch.bytes);
 
     const bool use_sm90 = device_traits().sm90a && input.aligned;
@@ -97,7 +83,7 @@ void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activat
         if (use_sm90)
             linear_decode_many_sm90(cuda_stream, activation, packed, quantized, input, partial, block_out);
         else
-            linear_decode_many_sm80(cuda_stream, activation, packed, map, quantized, input, partial, block_out);
+            linear_decode_many_sm80(cuda_stream, activation, packed, quantized, input, partial, block_out);
         if (packed.chunks > 1) join_chunks(cuda_stream, activation, packed, partial, input.rows, block_out);
         input.x = static_cast<const char*>(input.x) + block_rows * input.row_stride * 2;
         block_out.data = static_cast<char*>(block_out.data) + block_rows * out.row_stride * out_element;

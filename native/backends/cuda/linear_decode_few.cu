@@ -202,20 +202,30 @@ int stages_that_fit(const DecodeWeight& weight, int32_t rows, bool normed) {
 }
 
 template <typename T, bool kQuantized>
-void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensorMap& weight_map,
-            const DecodeInput& input, const LinearOutput& out) {
+void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const DecodeInput& input, const LinearOutput& out) {
     const auto kernel = few_rows_kernel<T, kQuantized>;
     const int stages = stages_that_fit<T, kQuantized>(weight, input.rows, input.norm != nullptr);
     const int32_t bytes = shared_bytes<T, kQuantized>(weight, input.rows, input.norm != nullptr, stages);
     TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     const bool copy_engine = device_traits().programmatic_launch;
-    CUtensorMap scale_map = {};
+    const int64_t n_padded = int64_t{weight.num_tiles} * kTileRows;
+    CUtensorMap weight_map = {}, scale_map = {};
+    if (copy_engine)
+        weight_map =
+            make_tensor_map({.data = weight.data,
+                             .type = kQuantized ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                             .rows = n_padded,
+                             .cols = weight.k_padded,
+                             .row_bytes = int64_t{weight.k_padded} * (kQuantized ? 1 : 2),
+                             .box_rows = kTileRows,
+                             .box_cols = kQuantized ? 128 : 64,
+                             .swizzled = true});
     if (copy_engine && kQuantized)
         scale_map = make_tensor_map({.data = weight.scales,
                                      .type = CU_TENSOR_MAP_DATA_TYPE_UINT16,
                                      .rows = weight.groups,
-                                     .cols = int64_t{weight.num_tiles} * kTileRows,
-                                     .row_bytes = int64_t{weight.num_tiles} * kTileRows * 2,
+                                     .cols = n_padded,
+                                     .row_bytes = n_padded * 2,
                                      .box_rows = FeedLayout<T, kQuantized>::stage_groups(weight),
                                      .box_cols = kTileRows});
     const unsigned warps = copy_engine ? kProducer + 1 : kJoiner + 1;
@@ -233,14 +243,14 @@ bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool nor
                       : stages_that_fit<__half, false>(weight, few, normed)) > 0;
 }
 
-void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
-                       bool quantized, const DecodeInput& input, const LinearOutput& out) {
+void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, bool quantized,
+                       const DecodeInput& input, const LinearOutput& out) {
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         if (quantized)
-            launch<T, true>(cuda_stream, weight, map, input, out);
+            launch<T, true>(cuda_stream, weight, input, out);
         else
-            launch<T, false>(cuda_stream, weight, map, input, out);
+            launch<T, false>(cuda_stream, weight, input, out);
     });
 }
 

@@ -3,7 +3,7 @@
 
 #include "backends/cuda/linear.h"
 #include "backends/cuda/linear_decode_input.cuh"
-#include "backends/cuda/linear_decode_ring.cuh"
+#include "backends/cuda/linear_decode_weight.cuh"
 #include "backends/cuda/scratch_bytes.h"
 
 namespace tinyllm {
@@ -14,16 +14,15 @@ constexpr int kFewRows = 8;
 bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool normed);
 
 // Up to kFewRows rows.
-void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const CUtensorMap& map,
-                       bool quantized, const DecodeInput& input, const LinearOutput& out);
+void linear_decode_few(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, bool quantized,
+                       const DecodeInput& input, const LinearOutput& out);
 
 // The kernels for more rows take no norm. Where weight.chunks > 1 they leave y to join_chunks() and write
 //   partial: float [weight.chunks, rows, n_padded]
 
 // mma.sync: any device and alignment. Up to max_many_rows_sm80() rows.
-void linear_decode_many_sm80(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight,
-                             const CUtensorMap& map, bool quantized, const DecodeInput& input, float* partial,
-                             const LinearOutput& out);
+void linear_decode_many_sm80(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, bool quantized,
+                             const DecodeInput& input, float* partial, const LinearOutput& out);
 
 // Rows that linear_decode_many_sm80 takes on this device: kManyRows, or half where shared memory is small.
 int64_t max_many_rows_sm80(const DecodeWeight& weight, bool quantized);

@@ -1,4 +1,4 @@
-// Decode linear for up to 64 rows by mma.sync (any device): y = x W^T + b, the weights read once.
+// Decode linear for up to 64 rows by mma.sync and cp.async (any device): y = x W^T + b, the weights read once.
 //
 //   x: T [rows <= 64, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
 // A block takes 16 tiles (16-bit weights: 8) and one chunk of k; weights and x go unit by unit through a ring that the
@@ -20,6 +20,39 @@ namespace {
 // Tiles and warps of a block: a stage of weights takes 32 KB in both types, so that two fit 99 KB beside x.
 template <bool kQuantized>
 constexpr int kBlockTiles = kQuantized ? 16 : 8;
+constexpr int kMaxDepth = 4;
+
+// A ring of units of a block's tiles: all weights, slot by slot of each tile, then all scales.
+template <typename T, bool kQuantized>
+struct WeightRing {
+    using Fragments = WeightFragments<T, kQuantized>;
+    const DecodeWeight& weight;
+    unsigned char* data;    // kUnitAlign-aligned
+    unsigned char* scales;  // [slots, groups_per_unit, 16]
+    Fragments fragments;
+
+    static __host__ __device__ int32_t scale_bytes(const DecodeWeight& weight) {
+        return kQuantized ? weight.groups_per_unit * Fragments::kGroupBytes : 0;
+    }
+    static __host__ __device__ int32_t slot_bytes(const DecodeWeight& weight) {
+        return Fragments::kUnitBytes + scale_bytes(weight);
+    }
+    __device__ WeightRing(const DecodeWeight& weight, unsigned char* shared, int slots)
+        : weight(weight), data(shared), scales(shared + slots * Fragments::kUnitBytes) {}
+
+    // Starts the copy of a unit; the lane's part becomes visible to others after its group and a barrier.
+    __device__ void request(int slot, int32_t tile, int32_t unit) const {
+        copy_unit(fragments, weight, tile, unit, shared_address(data + slot * Fragments::kUnitBytes),
+                  shared_address(scales + slot * scale_bytes(weight)));
+    }
+    __device__ const unsigned char* unit(int slot) const { return data + slot * Fragments::kUnitBytes; }
+    // Scales of the lane's two rows in group `group` of the unit, which must exist.
+    __device__ __half2 scales_of(int slot, int group) const {
+        const int pair = Fragments::row_pair(threadIdx.x % kWarpSize / 4);
+        const unsigned char* source = scales + slot * scale_bytes(weight) + group * Fragments::kGroupBytes;
+        return reinterpret_cast<const __half2*>(source)[pair];
+    }
+};
 
 // A ring of units of x: T [kColumns, 128] each, 16-byte chunk c of row r at chunk c ^ (r % 8), so that eight rows of a
 // fragment lie in different banks. Rows and inputs beyond the last are zero.
@@ -61,9 +94,8 @@ struct InputRing {
 // chunks > 1.
 template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
 __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
-    many_rows_sm80_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap map,
-                          const __grid_constant__ DecodeInput in, const __grid_constant__ LinearOutput out,
-                          float* partial, const int depth) {
+    many_rows_sm80_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ DecodeInput in,
+                          const __grid_constant__ LinearOutput out, float* partial, const int depth) {
     constexpr int kTilesOfBlock = kBlockTiles<kQuantized>, kThreads = kTilesOfBlock * kWarpSize;
     using Ring = WeightRing<T, kQuantized>;
     using Input = InputRing<T, 8 * kColumnTiles * kTiles, kThreads>;
@@ -76,15 +108,15 @@ __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
 
     // x first: the size of its stages keeps both rings aligned.
     const Input input{in, weight.k, shared};
-    const Ring ring(weight, map, shared + depth * Input::kStageBytes, kTilesOfBlock * depth, block_tile * depth,
-                    kTiles * depth, column_group == 0);
+    const Ring ring(weight, shared + depth * Input::kStageBytes, kTilesOfBlock * depth);
+    const int first_slot = block_tile * depth;  // of the warp's tiles
     UnitWalk next(weight.units, first_slice, first_slice + slices);
     const auto request_weights = [&](int slot, const UnitWalk& walk) {
         if (walk.ended() || column_group != 0) return;
         // A tile beyond the last is that one again; the result is dropped.
 #pragma unroll
         for (int m = 0; m < kTiles; ++m)
-            ring.request(m * depth + slot, min(first_tile + m, weight.num_tiles - 1), walk.unit);
+            ring.request(first_slot + m * depth + slot, min(first_tile + m, weight.num_tiles - 1), walk.unit);
     };
     const auto request_input = [&](int stage, const UnitWalk& walk) {
         if (!walk.ended()) input.request(stage, walk.unit);
@@ -104,33 +136,26 @@ __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
     const uint32_t input_address =
         shared_address(shared) + Input::offset(8 * column_group * kColumnTiles + lane % 8, lane / 8);
     int slot = 0;
-    uint32_t parity = 0;
 #pragma unroll 1
     for (; !now.ended(); now.advance()) {
         wait_for_copies(depth - 2);
-        __syncthreads();  // x is there for all warps, and all have left the slot before this one
+        __syncthreads();  // the unit is there for all warps, and all have left the slot before this one
         const int free_slot = (slot == 0 ? depth : slot) - 1;
         request_weights(free_slot, next);
         request_input(free_slot, next);
         next.advance();
         const unsigned char* units[kTiles];
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m) {
-            ring.wait(m * depth + slot, parity, depth - 1);
-            units[m] = ring.unit(m * depth + slot);
-        }
+        for (int m = 0; m < kTiles; ++m) units[m] = ring.unit(first_slot + m * depth + slot);
         const uint32_t stage = input_address + slot * Input::kStageBytes;
         const auto x_address = [&](int j, int chunk) { return (stage ^ chunk * 16) + j * 8 * Input::kRowBytes; };
-        const auto scales = [&](int m, int group) { return ring.scales(m * depth + slot, group); };
+        const auto scales = [&](int m, int group) { return ring.scales_of(first_slot + m * depth + slot, group); };
         const int groups_left = weight.groups - now.unit * weight.groups_per_unit;
         if (weight.groups_per_unit == 1)
-            add_unit<false>(sums, ring.fragments(), units, 1, 1, scales, x_address);
+            add_unit<false>(sums, ring.fragments, units, 1, 1, scales, x_address);
         else
-            add_unit<true>(sums, ring.fragments(), units, weight.groups_per_unit, groups_left, scales, x_address);
-        if (++slot == depth) {
-            slot = 0;
-            parity ^= 1;
-        }
+            add_unit<true>(sums, ring.fragments, units, weight.groups_per_unit, groups_left, scales, x_address);
+        if (++slot == depth) slot = 0;
         if (!now.last_of_slice()) continue;
 #pragma unroll
         for (int m = 0; m < kTiles; ++m) {
@@ -191,8 +216,8 @@ int ring_depth(const DecodeWeight& weight, int columns) {
 }
 
 template <typename T, bool kQuantized, int kTiles, int kColumnTiles>
-void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensorMap& map, const DecodeInput& input,
-            float* partial, const LinearOutput& out) {
+void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const DecodeInput& input, float* partial,
+            const LinearOutput& out) {
     const auto kernel = many_rows_sm80_kernel<T, kQuantized, kTiles, kColumnTiles>;
     constexpr int kColumns = 8 * kColumnTiles * kTiles;
     const int depth = ring_depth<T, kQuantized>(weight, kColumns);
@@ -202,7 +227,7 @@ void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const CUtensor
     const dim3 blocks(ceil_div(weight.num_tiles, kBlockTiles<kQuantized>), weight.chunks);
     launch_overlapped("launch of many_rows_sm80_kernel", kernel,
                       {blocks, kBlockTiles<kQuantized> * kWarpSize, static_cast<size_t>(bytes)}, cuda_stream, weight,
-                      map, input, out, partial, depth);
+                      input, out, partial, depth);
 }
 
 }  // namespace
@@ -213,18 +238,17 @@ int64_t max_many_rows_sm80(const DecodeWeight& weight, bool quantized) {
     return depth > 0 ? kManyRows : kManyRows / 2;
 }
 
-void linear_decode_many_sm80(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight,
-                             const CUtensorMap& map, bool quantized, const DecodeInput& input, float* partial,
-                             const LinearOutput& out) {
+void linear_decode_many_sm80(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, bool quantized,
+                             const DecodeInput& input, float* partial, const LinearOutput& out) {
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         const auto run = [&]<bool kQuantized>() {
             if (input.rows <= 16)
-                launch<T, kQuantized, 1, 2>(cuda_stream, weight, map, input, partial, out);
+                launch<T, kQuantized, 1, 2>(cuda_stream, weight, input, partial, out);
             else if (input.rows <= 32)
-                launch<T, kQuantized, 1, 4>(cuda_stream, weight, map, input, partial, out);
+                launch<T, kQuantized, 1, 4>(cuda_stream, weight, input, partial, out);
             else
-                launch<T, kQuantized, 2, 4>(cuda_stream, weight, map, input, partial, out);
+                launch<T, kQuantized, 2, 4>(cuda_stream, weight, input, partial, out);
         };
         if (quantized)
             run.template operator()<true>();
