@@ -55,14 +55,24 @@ class Allocation:
 
 
 @dataclass(frozen=True)
+class Tracked:
+    """What the engine's tracker knows of one component, or of all."""
+
+    bytes: int  # now
+    peak: int  # largest value that `bytes` ever had
+    allocated: int  # bytes of all allocations that there ever were
+    live: int  # allocations now
+    allocations: int  # that there ever were
+
+
+@dataclass(frozen=True)
 class MemoryReport:
     """Memory of one model, in bytes. Components: weights, scales, embedding, norms (with biases and RoPE frequencies),
     kv_cache, activations, logits, workspace, and staging (only while loading)."""
 
     planned: dict[str, int]  # component -> bytes the plan names
-    actual: dict[str, int]  # component -> bytes the tracker holds now
-    peaks: dict[str, int]  # component -> largest value `actual` ever had
-    peak: int  # largest sum of all components that ever was
+    tracked: dict[str, Tracked]  # every component -> what was allocated
+    tracked_total: Tracked  # its peak is the largest sum that there ever was, not the sum of the peaks
     free: int  # of the device, now
     total: int  # of the device
     # What the GPU's driver took for this process beside `actual`, by its own count of free bytes: context, modules
@@ -79,19 +89,28 @@ class MemoryReport:
         return sum(self.planned.values())
 
     @property
+    def actual(self) -> dict[str, int]:
+        """Component -> bytes that are allocated now."""
+        return {name: tracked.bytes for name, tracked in self.tracked.items() if tracked.bytes}
+
+    @property
     def actual_total(self) -> int:
-        return sum(self.actual.values())
+        return self.tracked_total.bytes
+
+    @property
+    def peak(self) -> int:
+        return self.tracked_total.peak
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{'component':<14}{'planned':>14}{'actual':>14}{'peak':>14}"
-        for name, planned in self.planned.items():
-            actual, peak = self.actual.get(name, 0), self.peaks.get(name, 0)
-            yield f"{name:<14}{format_bytes(planned):>14}{format_bytes(actual):>14}{format_bytes(peak):>14}"
-        totals = (self.planned_total, self.actual_total, self.peak)
-        yield f"{'total':<14}" + "".join(f"{format_bytes(total):>14}" for total in totals)
+        yield f"{'component':<14}{'planned':>14}{'actual':>14}{'peak':>14}{'allocations':>14}"
+        used = {name: tracked for name, tracked in self.tracked.items() if tracked.allocations}
+        rows = {name: (self.planned.get(name, 0), tracked) for name, tracked in used.items()}
+        for name, (planned, tracked) in {**rows, "total": (self.planned_total, self.tracked_total)}.items():
+            sizes = (planned, tracked.bytes, tracked.peak)
+            yield f"{name:<14}" + "".join(f"{format_bytes(size):>14}" for size in sizes) + f"{tracked.live:>14}"
         for name, size in self.driver.items():
             yield f"{name:<14}{'':>14}{format_bytes(size):>14}"
         if self.driver:
@@ -135,14 +154,18 @@ def _driver_lines(memory: CDeviceMemory) -> dict[str, int]:
 def memory_report(engine: NativeEngine) -> MemoryReport:
     """The report of a live engine."""
     entries = plan_entries(engine.plan())
-    stats = {row.component.decode(): row for row in engine.memory()}
-    total = stats.pop("total")
+    tracked = {
+        row.component.decode(): Tracked(
+            row.current_bytes, row.peak_bytes, row.total_bytes, row.live_count, row.total_count
+        )
+        for row in engine.memory()
+    }
+    total = tracked.pop("total")
     device = engine.device_memory()
     return MemoryReport(
         planned=by_component(entries),
-        actual={name: row.current_bytes for name, row in stats.items() if row.current_bytes},
-        peaks={name: row.peak_bytes for name, row in stats.items() if row.peak_bytes},
-        peak=total.peak_bytes,
+        tracked=tracked,
+        tracked_total=total,
         free=device.free_bytes,
         total=device.total_bytes,
         driver=_driver_lines(device) if device.lost_bytes else {},

@@ -257,4 +257,10 @@ def test_plan_equals_fact(model: tinyllm.Model) -> None:
     assert report.actual == report.planned
     assert report.planned_total == sum(entry.bytes for entry in report.entries)
     assert report.peak >= report.actual_total
+    assert report.tracked_total.live == len(report.entries)
+    for name, tracked in report.tracked.items():
+        assert tracked.live == sum(entry.component == name for entry in report.entries)
+        assert tracked.allocations >= tracked.live
+        assert tracked.allocated >= tracked.peak >= tracked.bytes
+    assert sum(tracked.allocations for tracked in report.tracked.values()) == report.tracked_total.allocations
     assert 0 < report.free <= report.total

@@ -59,7 +59,7 @@ def test_staging_is_what_is_planned(device: str) -> None:
         for quantization in ("w8a16", "none"):
             planned = tinyllm.plan(case.path, device, quantization)
             with tinyllm.load(case.path, device, quantization) as model:
-                staging = model.memory().peaks.get("staging", 0)
+                staging = model.memory().tracked["staging"].peak
                 assert staging == sum(entry.bytes for entry in planned.overhead if entry.only_loading)
 
 
