@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._native import CDeviceMemory, COverheadEntry, CPlanEntry, NativeEngine
+    from ._abi import CDeviceMemory, COverheadEntry, CPlanEntry
+    from ._native import NativeEngine
 
 _UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"))
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from . import _native
+from ._abi import CEngineConfig, CModelConfig
 from .checkpoints import open_checkpoint
 from .config import KVCacheConfig, ModelConfig, QuantizationType
 from .devices import kind_of_device
@@ -224,7 +225,7 @@ def _structs(
     kv_cache: KVCacheConfig,
     max_step_tokens: int | None,
     rope_freq_factors: bool,
-) -> tuple[_native.CModelConfig, _native.CEngineConfig]:
+) -> tuple[CModelConfig, CEngineConfig]:
     return (
         _native.model_struct(config, rope_freq_factors),
         _native.engine_struct(device_kind, 0, kv_cache, max_step_tokens or 0),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyllm import KVCacheConfig, _native
+from tinyllm import KVCacheConfig, _abi, _native
 
 HEADER = Path(__file__).resolve().parents[2] / "native" / "include" / "tinyllm.h"
 
@@ -21,7 +21,7 @@ def test_structs_match_the_header(tmp_path: Path) -> None:
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "g++"))), None)
     assert compiler, "no C compiler, although the library was built here"
     lines = []
-    for name, struct in _native.STRUCTS.items():
+    for name, struct in _abi.STRUCTS.items():
         lines.append(f'printf("{name} %zu\\n", sizeof(struct {name}));')
         lines += [
             f'printf("{name}.{field} %zu\\n", offsetof(struct {name}, {field}));' for field, *_ in struct._fields_
@@ -32,7 +32,7 @@ def test_structs_match_the_header(tmp_path: Path) -> None:
     printed = subprocess.run([str(tmp_path / "layout")], check=True, capture_output=True, text=True).stdout
     native = {name: int(value) for name, value in (line.split() for line in printed.splitlines())}
     expected = {}
-    for name, struct in _native.STRUCTS.items():
+    for name, struct in _abi.STRUCTS.items():
         expected[name] = ctypes.sizeof(struct)
         expected |= {f"{name}.{field}": getattr(struct, field).offset for field, *_ in struct._fields_}
     assert native == expected
@@ -40,7 +40,7 @@ def test_structs_match_the_header(tmp_path: Path) -> None:
 
 def test_the_abi_version_is_the_headers() -> None:
     defined = next(line for line in HEADER.read_text().splitlines() if line.startswith("#define TL_ABI_VERSION"))
-    assert int(defined.split()[-1]) == _native.ABI_VERSION == _native.library().tl_abi_version()
+    assert int(defined.split()[-1]) == _abi.ABI_VERSION == _native.library().tl_abi_version()
 
 
 def test_every_function_of_the_header_is_exported() -> None:
@@ -51,9 +51,9 @@ def test_every_function_of_the_header_is_exported() -> None:
         assert hasattr(_native.library(), name)
 
 
-@pytest.mark.parametrize("name", sorted(_native._FUNCTIONS))
+@pytest.mark.parametrize("name", sorted(_abi.FUNCTIONS))
 def test_null_arguments_are_errors(name: str) -> None:
-    arguments = [0 if t in (ctypes.c_int32, ctypes.c_uint64) else None for t in _native._FUNCTIONS[name]]
+    arguments = [0 if t in (ctypes.c_int32, ctypes.c_uint64) else None for t in _abi.FUNCTIONS[name]]
     status = getattr(_native.library(), name)(*arguments)
     assert status == 1
     assert b"null" in _native.library().tl_last_error()
@@ -65,7 +65,7 @@ def test_null_handles_are_harmless_where_nothing_is_returned() -> None:
 
 
 def test_a_struct_of_another_size_is_refused() -> None:
-    config = _native.CModelConfig(struct_size=4)
+    config = _abi.CModelConfig(struct_size=4)
     engine = _native.engine_struct("cpu", 0, KVCacheConfig(), 0)
     count = ctypes.c_int32()
     status = _native.library().tl_plan(ctypes.byref(config), ctypes.byref(engine), None, 0, ctypes.byref(count))
