@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def test_help_names_every_flag_and_preset() -> None:
         assert f"\n  {flag} " in text
     for preset in ("llama2-7b", "llama3-8b", "llama3.2-1b", "smollm2-135m", "qwen3-8b"):
         assert preset in text
+
+
+def test_the_command_of_that_name_is_the_program() -> None:
+    command = [sys.executable, "-c", "from tinyllm.commands.bench import main; main()", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == bench("--help").stdout
 
 
 @pytest.mark.parametrize("quantization", ["w8a16", "none"])

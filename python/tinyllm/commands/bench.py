@@ -1,10 +1,11 @@
-"""`tinyllm bench`: the installed tinyllm-bench."""
+"""`tinyllm bench` and `tinyllm-bench`: the installed native program."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,12 @@ def bench_path() -> Path:
 
 def run(args: argparse.Namespace) -> int:
     return subprocess.run([bench_path(), *args.arguments], check=False).returncode
+
+
+def main() -> None:
+    """The command `tinyllm-bench`: the installed program in place of this process."""
+    try:
+        path = bench_path()
+    except TinyllmError as error:
+        sys.exit(f"tinyllm-bench: {error}")
+    os.execv(path, [str(path), *sys.argv[1:]])
