@@ -6,7 +6,7 @@
 # Needs: nvcc, cmake, ninja, compute-sanitizer, and python3 with tinyllm's dependencies and pytest, hypothesis; no network.
 # TINYLLM_TEST_GGUF may name a GGUF of SmolLM2-135M-Instruct (otherwise the demo's is used if it is in the cache).
 # Everything is logged under build/gpu-check. A stage that fails is printed with the end of its log, the others still run,
-# and the exit code is 1; the record then says what failed.
+# and the exit code is 1; the record then says what failed. Without a build there is no record.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-docs/gpu}
@@ -59,12 +59,14 @@ gpu_tests() {
 }
 
 native_tests() {
-    local program
+    local program count=0
     for program in "$1"/tests/native/test_cuda_*; do
         [ -f "$program" ] && [ -x "$program" ] || continue
         echo "== $program"
         "$program" || return 1
+        count=$((count + 1))
     done
+    [ "$count" -gt 0 ]
 }
 
 small=(--preset smollm2-135m --layers 2 --vocab 1000 --device cuda --no-ceilings --repeat 1)

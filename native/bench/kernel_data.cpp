@@ -75,6 +75,7 @@ RotatedWeight KernelData::weight(const LinearSpec& spec) {
         backend_->fill_random(weight, i);
         result.weights.push_back(weight);
     }
+    backend_->synchronize();  // decode kernels read weights before they wait for the kernel before them
     return result;
 }
 

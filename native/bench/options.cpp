@@ -15,8 +15,9 @@ namespace {
 int32_t parse_int(const std::string& flag, const std::string& text, int32_t low) {
     int32_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || value < low)
-        fail(TL_STATUS_INVALID_ARGUMENT, flag, " ", text, ": expected a whole number of at least ", low);
+    if (error != std::errc() || end != text.data() + text.size() || value < low || value > kMaxSeqLen)
+        fail(TL_STATUS_INVALID_ARGUMENT, flag, " ", text, ": expected a whole number of at least ", low, ", at most ",
+             kMaxSeqLen);
     return value;
 }
 

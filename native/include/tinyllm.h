@@ -1,6 +1,6 @@
 /* tinyllm: C ABI of libtinyllm.so. The only public header.
  *
- * Rules: handles are opaque; every struct begins with its own size (`struct_size`, set by the caller to sizeof the
+ * Rules: handles are opaque; structs that the caller fills in begin with their size (`struct_size`, set to sizeof the
  * struct it was compiled with); every function that can fail returns a tl_status and leaves a message for
  * tl_last_error() on the calling thread; no exception and no C++ type crosses; nothing aborts the process.
  * Sizes are bytes, times are milliseconds, token positions count from 0. Strings are UTF-8 and NUL-terminated.
@@ -29,7 +29,7 @@ typedef enum tl_status {
     TL_STATUS_INVALID_ARGUMENT = 1, /* a value given to a call is wrong */
     TL_STATUS_CONFIG = 2,           /* a configuration is wrong or not supported */
     TL_STATUS_CHECKPOINT = 3,       /* a tensor handed over is wrong: name, shape, type, NaN */
-    TL_STATUS_OUT_OF_MEMORY = 4,    /* host or device memory; the engine goes on working */
+    TL_STATUS_OUT_OF_MEMORY = 4,    /* of the device; the engine goes on working */
     TL_STATUS_CUDA = 5,             /* a CUDA call failed; the engine may be broken and says so */
     TL_STATUS_INTERNAL = 6          /* a bug in tinyllm */
 } tl_status;

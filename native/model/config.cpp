@@ -15,6 +15,10 @@ void require(bool ok, const char* field, auto value, const char* expected) {
 
 void require_positive(const char* field, int32_t value) { require(value > 0, field, value, "a positive number"); }
 
+void require_range(const char* field, int32_t value, int32_t largest) {
+    require(value > 0 && value <= largest, field, value, concat("1 to ", largest).c_str());
+}
+
 // The caller's struct must be the one this library was compiled with.
 template <typename T>
 void require_struct(const T& c, const char* name) {
@@ -72,14 +76,15 @@ ModelConfig ModelConfig::from_c(const tl_model_config& c) {
 }
 
 void ModelConfig::validate() const {
-    require_positive("vocab_size", vocab_size);
-    require_positive("hidden_dim", hidden_dim);
-    require_positive("intermediate_dim", intermediate_dim);
-    require_positive("num_layers", num_layers);
-    require_positive("num_heads", num_heads);
+    require_range("vocab_size", vocab_size, kMaxVocabSize);
+    require_range("hidden_dim", hidden_dim, kMaxWidth);
+    require_range("intermediate_dim", intermediate_dim, kMaxWidth);
+    require_range("num_layers", num_layers, kMaxLayers);
+    require_range("num_heads", num_heads, kMaxWidth);
     require_positive("num_kv_heads", num_kv_heads);
     require(num_heads % num_kv_heads == 0, "num_heads", num_heads, "a multiple of num_kv_heads");
     require(head_dim > 0 && head_dim % 2 == 0 && head_dim <= 512, "head_dim", head_dim, "an even number up to 512");
+    require(int64_t{num_heads} * head_dim <= kMaxWidth, "num_heads", num_heads, "at most 1048576 / head_dim");
     require(rotary_dim > 0 && rotary_dim % 2 == 0 && rotary_dim <= head_dim, "rotary_dim", rotary_dim,
             "an even number up to head_dim");
     require_positive("max_seq_len", max_seq_len);
@@ -127,10 +132,8 @@ EngineConfig checked(EngineConfig config) {
 
 void EngineConfig::validate() const {
     require(device_index >= 0, "device_index", device_index, "0 or more");
-    require(kv_cache.max_batch_size > 0 && kv_cache.max_batch_size <= 4096, "max_batch_size", kv_cache.max_batch_size,
-            "1 to 4096");
-    require(kv_cache.max_seq_len > 0 && kv_cache.max_seq_len <= (1 << 24), "max_seq_len", kv_cache.max_seq_len,
-            "1 to 16777216");
+    require_range("max_batch_size", kv_cache.max_batch_size, kMaxBatchSize);
+    require_range("max_seq_len", kv_cache.max_seq_len, kMaxSeqLen);
     require(kv_cache.num_pages >= 0, "num_pages", kv_cache.num_pages, "0 (enough for all) or a positive number");
     require(kv_cache.num_pages == 0 || kv_cache.num_pages >= kv_cache.pages_per_seq(), "num_pages", kv_cache.num_pages,
             "at least the pages of one full sequence (max_seq_len / 64, rounded up)");

@@ -22,8 +22,11 @@ constexpr int32_t kMaxRecomputeTileRows = 256;
 constexpr int32_t kMinLogitsRows = 16;
 
 void add(MemoryPlan& plan, Component component, std::string name, DType dtype, std::vector<int64_t> shape) {
+    // Only a KV cache can be too big to count; it then fits nowhere.
+    constexpr uint64_t kTooBig = uint64_t{1} << 62;
     uint64_t bytes = dtype_size(dtype);
-    for (int64_t dim : shape) bytes *= static_cast<uint64_t>(dim);
+    for (int64_t dim : shape)
+        if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes) || bytes > kTooBig) bytes = kTooBig;
     plan.entries.push_back({component, std::move(name), dtype, std::move(shape), bytes});
 }
 
@@ -127,12 +130,12 @@ MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine) {
 
 int32_t largest_seq_len(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit) {
     return kPageTokens *
-           largest_fitting(model, engine, free_bytes, limit / kPageTokens,
+           largest_fitting(model, engine, free_bytes, std::min(limit, kMaxSeqLen) / kPageTokens,
                            [](KVCacheConfig& kv, int32_t pages) { kv.max_seq_len = pages * kPageTokens; });
 }
 
 int32_t largest_batch(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit) {
-    return largest_fitting(model, engine, free_bytes, limit,
+    return largest_fitting(model, engine, free_bytes, std::min(limit, kMaxBatchSize),
                            [](KVCacheConfig& kv, int32_t batch) { kv.max_batch_size = batch; });
 }
 

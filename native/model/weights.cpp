@@ -182,8 +182,9 @@ void WeightLoader::load(const std::string& name, DType dtype, const std::vector<
         fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' does not belong to this model");
     Target& target = *found;
     // A tied table may come again once it is known how its inputs count as the output matrix.
-    if (target.loaded && importance_.of(name) == nullptr)
-        fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' was loaded twice");
+    const bool comes_again =
+        config_.tie_word_embeddings && name == "embed_tokens.weight" && importance_.of(name) != nullptr;
+    if (target.loaded && !comes_again) fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' was loaded twice");
     const bool is_matrix = target.weight.data != nullptr;
     const std::vector<int64_t> expected =
         is_matrix ? std::vector<int64_t>{target.num_rows, target.weight.k} : std::vector<int64_t>{target.num_rows};

@@ -144,11 +144,16 @@ bool Engine::try_admit(Request& request) {
     free_pages_ = pages_.num_free();
     request.slot = free_slots_.back();
     free_slots_.pop_back();
-    backend_->upload(block_table_ + static_cast<int64_t>(request.slot) * config_.kv_cache.pages_per_seq(),
-                     request.pages.data(), request.pages.size() * sizeof(int32_t));
-    if (request.params.uses_penalty()) {
-        const int64_t words = (model_config_.vocab_size + 31) / 32;
-        backend_->fill_zero(model_.buffers.seen + request.slot * words, words * sizeof(uint32_t));
+    try {
+        backend_->upload(block_table_ + static_cast<int64_t>(request.slot) * config_.kv_cache.pages_per_seq(),
+                         request.pages.data(), request.pages.size() * sizeof(int32_t));
+        if (request.params.uses_penalty()) {
+            const int64_t words = (model_config_.vocab_size + 31) / 32;
+            backend_->fill_zero(model_.buffers.seen + request.slot * words, words * sizeof(uint32_t));
+        }
+    } catch (...) {
+        release(request);  // it waits on, as it was
+        throw;
     }
     request.queued_ms = request.elapsed_ms();
     return true;

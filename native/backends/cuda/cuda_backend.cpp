@@ -122,9 +122,17 @@ public:
                         const HostTensor& tensor, const LinearLoad& load) override {
         const DeviceScope scope(device_);
         std::optional<DriverMeter> meter;
-        if (is_new_load(weight, tensor, load)) meter.emplace(device_, DriverUse::Modules, &pool_);
+        const LoadKind kind{weight.quantization,
+                            weight.dtype,
+                            tensor.dtype,
+                            load.search_scales,
+                            load.output_moments != nullptr,
+                            load.column_moments != nullptr};
+        if (!loads_.contains(kind)) meter.emplace(device_, DriverUse::Modules, &pool_);
         if (!stager_) stager_.emplace(pool_, cuda_stream_, transfer_, tracker);
-        return stager_->load(weight, rows, tensor, load);
+        const int64_t bad = stager_->load(weight, rows, tensor, load);
+        loads_.insert(kind);
+        return bad;
     }
 
     void fill_random(const LinearWeight& weight, uint64_t seed) override {
@@ -223,15 +231,8 @@ public:
     }
 
 private:
+    using LoadKind = std::tuple<QuantizationType, DType, DType, bool, bool, bool>;
     using PrefillKind = std::tuple<int, bool, bool, bool>;
-
-    // Whether loading a tensor may be the first to launch some kernel.
-    bool is_new_load(const LinearWeight& weight, const HostTensor& tensor, const LinearLoad& load) {
-        return loads_
-            .emplace(weight.quantization, weight.dtype, tensor.dtype, load.search_scales,
-                     load.output_moments != nullptr, load.column_moments != nullptr)
-            .second;
-    }
 
     void normed_linear(const StepBatch& batch, const InputNorm& norm, const LinearWeight& weight, const void* x,
                        int32_t rows, const LinearOutput& out) {
@@ -244,8 +245,8 @@ private:
     CudaStream cuda_stream_;
     HostTransfer transfer_{cuda_stream_, own_memory_};
     GraphCache graphs_;
-    std::set<std::tuple<QuantizationType, DType, DType, bool, bool, bool>> loads_;  // see is_new_load
-    std::set<PrefillKind> prefills_;                                                // whose kernels are loaded
+    std::set<LoadKind> loads_;  // whose kernels are loaded; likewise:
+    std::set<PrefillKind> prefills_;
     std::optional<WeightStager> stager_;
     Scratch scratch_;
 };
@@ -259,7 +260,7 @@ std::unique_ptr<Backend> make_cuda_backend(int32_t index) {
     DriverLedger& ledger = DriverLedger::of(index);
     ledger.before_context(index);
     const DeviceScope scope(index);
-    ledger.open_context(index);
+    ledger.open_context();
     const DriverMeter meter(index, DriverUse::Modules);
     return std::make_unique<CudaBackend>(index);
 }

@@ -206,7 +206,7 @@ void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const DecodeIn
     const auto kernel = few_rows_kernel<T, kQuantized>;
     const int stages = stages_that_fit<T, kQuantized>(weight, input.rows, input.norm != nullptr);
     const int32_t bytes = shared_bytes<T, kQuantized>(weight, input.rows, input.norm != nullptr, stages);
-    TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    allow_all_shared_memory(kernel);
     const bool copy_engine = device_traits().programmatic_launch;
     const int64_t n_padded = int64_t{weight.num_tiles} * kTileRows;
     CUtensorMap weight_map = {}, scale_map = {};

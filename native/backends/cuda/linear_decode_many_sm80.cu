@@ -223,7 +223,7 @@ void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const DecodeIn
     const int depth = ring_depth<T, kQuantized>(weight, kColumns);
     TL_CHECK(depth > 0);
     const int32_t bytes = depth * stage_bytes<T, kQuantized>(weight, kColumns);
-    TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    allow_all_shared_memory(kernel);
     const dim3 blocks(ceil_div(weight.num_tiles, kBlockTiles<kQuantized>), weight.chunks);
     launch_overlapped("launch of many_rows_sm80_kernel", kernel,
                       {blocks, kBlockTiles<kQuantized> * kWarpSize, static_cast<size_t>(bytes)}, cuda_stream, weight,

@@ -110,7 +110,10 @@ public:
                         float (&chain)[kColumns / 2] = chains[m % kChains];
                         uint32_t (&fragments)[4][4] = a[step % 2];
                         // Past the wait of step 0 the stage before this one is done with.
-                        if (step == 1 && last_free != 0 && lane_ == 0) arrive(last_free);
+                        if (step == 1 && last_free != 0) {
+                            __syncwarp();
+                            if (lane_ == 0) arrive(last_free);
+                        }
                         load_fragments(place.stage, m, block, fragments);
                         bool starts = part == 0 && unit == slice;
                         if constexpr (kQuantized) {
@@ -252,6 +255,8 @@ __global__ void __launch_bounds__(kThreads<kColumns>, kBlocksOfSm<kColumns>)
             write_outputs<T>(out, weight.bias, weight.n, row, first, y, addend);
         }
     }
+#else
+    __trap();  // not dispatched: DeviceTraits::sm90a
 #endif
 }
 
@@ -266,7 +271,7 @@ void launch(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weig
     TL_CHECK(depth >= 2);
     const int32_t bytes = depth * Stage::bytes(weight);
     const auto kernel = many_rows_sm90_kernel<T, kQuantized, kColumns>;
-    TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    allow_all_shared_memory(kernel);
     const auto type = activation == DType::F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     const CUtensorMap weight_map = make_tensor_map({.data = weight.data,
                                                     .type = kQuantized ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : type,

@@ -226,6 +226,8 @@ __global__ void __launch_bounds__(kThreads, 1) TL_CLUSTER_OF(kCluster)
                                         reinterpret_cast<float*>(output_stage));
     }
     cluster_barrier();  // the other block may still copy into this one's ring and arrive at its barriers
+#else
+    __trap();  // not dispatched: DeviceTraits::sm90a
 #endif
 }
 

@@ -1,9 +1,11 @@
 // Programmatic dependent launch (compute capability 9.0): a kernel may start while its predecessor in the stream still
 // runs, and waits where it first needs the predecessor's results.
 //
-// Rule: every kernel that is launched with launch_overlapped() calls wait_for_predecessor() in every block before it
-// reads what another kernel wrote and before it writes anything. Since each kernel then ends after its predecessor has
-// ended, waiting for the direct predecessor is waiting for all of them.
+// Rule: every thread of a kernel that is launched with launch_overlapped() calls wait_for_predecessor() before it reads
+// what another kernel wrote and before it writes anything, and at least one thread of the grid calls it in any case.
+// Since each kernel then ends after its predecessor has ended, waiting for the direct predecessor is waiting for all of
+// them. Exempt is what was complete before the first overlapped kernel was enqueued: the weights, and the inputs of a
+// step, because the step's first kernel (embed.cu) does not release its successor before its own wait.
 #pragma once
 
 namespace tinyllm {

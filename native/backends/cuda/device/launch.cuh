@@ -13,9 +13,20 @@ namespace tinyllm {
 struct LaunchShape {
     dim3 grid;
     dim3 block;
-    size_t shared_bytes = 0;  // dynamic; more than 48 KB needs cudaFuncSetAttribute first
+    size_t shared_bytes = 0;                                       // dynamic; more than 48 KB needs a limit set first
     std::source_location where = std::source_location::current();  // of the launch, for the error message
 };
+
+// Lets `kernel` take as much dynamic shared memory as a block can have, for kernels that take more or less of it. The
+// limit belongs to the function, not to a launch: threads that each set what they need at the moment would take it away
+// from each other.
+template <typename... Parameters>
+void allow_all_shared_memory(void (*kernel)(Parameters...)) {
+    cudaFuncAttributes attributes = {};
+    TL_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+    const int free_bytes = device_traits().max_shared_bytes - static_cast<int>(attributes.sharedSizeBytes);
+    TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, free_bytes));
+}
 
 // Launches `kernel` so that it may start before its predecessor in the stream ends, where the device can
 // (DeviceTraits::programmatic_launch); otherwise in plain order. The kernel follows the rule of dependency.cuh.

@@ -132,7 +132,8 @@ DeviceTraits query_traits(int device) {
     traits.max_shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
     traits.programmatic_launch = std::min({code.binaryVersion, code.ptxVersion, traits.compute_capability}) >= 90;
     constexpr bool kHasSm90a = std::string_view(TINYLLM_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
-    traits.sm90a = kHasSm90a && traits.compute_capability == 90;
+    // The driver may also have compiled the PTX for 8.0 (CUDA_FORCE_PTX_JIT), which programmatic_launch tells.
+    traits.sm90a = kHasSm90a && traits.compute_capability == 90 && traits.programmatic_launch;
     return traits;
 }
 

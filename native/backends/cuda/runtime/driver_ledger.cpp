@@ -40,19 +40,19 @@ DriverLedger& DriverLedger::of(int device) {
 
 void DriverLedger::before_context(int device) {
     const std::lock_guard lock(mutex_);
+    if (open_) return;
+    foreign_context_ = has_context(device);
     if (noted_) return;
     noted_ = true;
-    if (!has_context(device)) free_before_ = nvml_free_bytes(device);
+    if (!foreign_context_) free_before_ = nvml_free_bytes(device);
 }
 
-void DriverLedger::open_context(int device) {
-    before_context(device);
+void DriverLedger::open_context() {
     const std::lock_guard lock(mutex_);
     if (open_) return;
-    const bool ours = !has_context(device);
-    TL_CUDA_CHECK(cudaFree(nullptr));
+    TL_CUDA_CHECK(cudaFree(nullptr));  // CUDA's way of asking for the context
     const uint64_t free_now = free_device_bytes();
-    if (ours && free_before_)
+    if (!foreign_context_ && free_before_)
         context_ = static_cast<int64_t>(*free_before_) - static_cast<int64_t>(free_now);
     else
         free_before_ = free_now;

@@ -33,12 +33,13 @@ public:
     // Of this process; lives as long as it. PRECOND: 0 <= device < 64.
     static DriverLedger& of(int device);
 
-    // To be called before anything that makes a context, so that it is known what was free then; later calls do
-    // nothing.
+    // To be called before anything that makes a context, making `device` current included, so that it is known what was
+    // free then, and whether other code of the process has made one meanwhile.
     void before_context(int device);
-    // Makes the primary context of the current device, `device`, if there is none, and books what it takes. A context
-    // that other code of the process made is not ours to book: the account then begins here. Throws CudaError.
-    void open_context(int device);
+    // Makes the primary context of the current device if there is none, and books what it takes. A context that other
+    // code of the process made before is not ours to book: the account then begins here. PRECOND: before_context().
+    // Throws CudaError.
+    void open_context();
 
     void book(DriverUse use, int64_t bytes) { uses_[static_cast<int>(use)] += bytes; }
     // The first pool takes the device's CodeReserve, the last one gives it back. PRECOND: the pool's device is current.
@@ -54,8 +55,9 @@ public:
     DriverMemory report(const MemoryPool& pool) const;
 
 private:
-    mutable std::mutex mutex_;  // guards all but uses_
-    bool noted_ = false;        // free_before_ was asked for
+    mutable std::mutex mutex_;      // guards all but uses_
+    bool noted_ = false;            // free_before_ was asked for
+    bool foreign_context_ = false;  // at the last before_context()
     bool open_ = false;
     std::optional<uint64_t> free_before_;  // before the context; since open_: where the account begins
     int64_t context_ = 0;
