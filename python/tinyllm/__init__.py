@@ -11,14 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
 from .devices import Device, devices
-from .errors import CheckpointError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
+from .errors import CheckpointError, ClosedError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
 from .memory import MemoryReport
 from .model import Model, load
 from .planning import MemoryPlan, plan
 from .results import GenerationResult, GenerationStats, StreamPiece
+from .text_request import TextStream
 
 __all__ = [
     "CheckpointError",
+    "ClosedError",
     "ConfigError",
     "CudaError",
     "Device",
@@ -33,6 +35,7 @@ __all__ = [
     "OutOfMemoryError",
     "QuantizationType",
     "StreamPiece",
+    "TextStream",
     "TinyllmError",
     "devices",
     "load",

@@ -44,7 +44,7 @@ def check_integer(config: Any, field: str, low: int = 0, high: int = INT32_MAX, 
     value = getattr(config, field)
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:
+    if not is_integer(value, low, high):
         alternative = " or None" if optional else ""
         raise _out_of_range(config, field, f"an integer from {low} to {high}{alternative}", value)
     object.__setattr__(config, field, int(value))
@@ -76,6 +76,11 @@ def is_finite_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def is_integer(value: object, low: int, high: int) -> bool:
+    """Whether `value` is an integer (not a bool) from `low` to `high`."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and low <= value <= high
 
 
 def check_boolean(config: Any, field: str) -> None:

@@ -33,6 +33,8 @@ from ._abi import (
     COverheadEntry,
     CPlanEntry,
 )
+from ._engine_handle import EngineHandle
+from ._fields import is_integer
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
 from .errors import CheckpointError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
 
@@ -41,6 +43,7 @@ DEVICE_KINDS = {"cpu": 0, "cuda": 1}
 QUANTIZATIONS = {QuantizationType.NONE: 0, QuantizationType.W8A16: 1}
 ROPE_TYPES = {"default": 0, "linear": 1, "dynamic": 2, "llama3": 3, "yarn": 4}
 FINISH_REASONS = {0: None, 1: "stop", 2: "length", 3: "cancelled"}
+MAX_STEP_TOKENS = 65536  # what the engine accepts
 # tl_status -> exception. A wrong argument is a ValueError like a wrong configuration.
 _ERRORS = {1: ConfigError, 2: ConfigError, 3: CheckpointError, 4: OutOfMemoryError, 5: CudaError, 6: TinyllmError}
 
@@ -101,8 +104,15 @@ def model_struct(config: ModelConfig, rope_freq_factors: bool = False) -> CModel
     return struct
 
 
-def engine_struct(device_kind: str, device_index: int, kv_cache: KVCacheConfig, max_step_tokens: int) -> CEngineConfig:
-    """The C struct of what an engine may use; max_step_tokens 0 is the device's default."""
+def engine_struct(
+    device_kind: str, device_index: int, kv_cache: KVCacheConfig, max_step_tokens: int | None
+) -> CEngineConfig:
+    """The C struct of what an engine may use; max_step_tokens None is the device's default."""
+    # Checked here, where all callers pass: ctypes would cut off the upper bits of a number without a word.
+    if max_step_tokens is not None and not is_integer(max_step_tokens, 1, MAX_STEP_TOKENS):
+        raise ConfigError(
+            f"max_step_tokens must be an integer from 1 to {MAX_STEP_TOKENS} or None; got {max_step_tokens!r}"
+        )
     return CEngineConfig(
         struct_size=ctypes.sizeof(CEngineConfig),
         device_kind=DEVICE_KINDS[device_kind],
@@ -110,7 +120,7 @@ def engine_struct(device_kind: str, device_index: int, kv_cache: KVCacheConfig, 
         max_batch_size=kv_cache.max_batch_size,
         max_seq_len=kv_cache.max_seq_len,
         num_pages=kv_cache.num_pages or 0,
-        max_step_tokens=max_step_tokens,
+        max_step_tokens=max_step_tokens or 0,
     )
 
 
@@ -145,11 +155,12 @@ def plan_overhead(model: CModelConfig, engine: CEngineConfig) -> list[COverheadE
     return read_list("tl_plan_overhead", COverheadEntry, byref(model), byref(engine))
 
 
-def largest_plan(what: str, model: CModelConfig, engine: CEngineConfig, memory: int, limit: int) -> int:
+def largest_plan(what: str, model: CModelConfig, engine: CEngineConfig, memory: float, limit: int) -> int:
     """The largest "max_seq_len" or "max_batch" (`what`), at most `limit`, of an engine that fits into `memory` bytes;
-    0 if none does."""
+    0 if none does, as in nothing, less than nothing and NaN."""
     result = c_int32()
-    call(f"tl_plan_{what}", byref(model), byref(engine), max(memory, 0), limit, byref(result))
+    whole = int(min(memory, 2**64 - 1)) if memory > 0 else 0
+    call(f"tl_plan_{what}", byref(model), byref(engine), whole, limit, byref(result))
     return result.value
 
 
@@ -159,35 +170,41 @@ class NativeEngine:
     def __init__(self, model: CModelConfig, engine: CEngineConfig) -> None:
         handle = c_void_p()
         call("tl_engine_create", byref(model), byref(engine), byref(handle))
-        self._handle = handle
-        # Also runs when the object is collected and when the interpreter exits, where a stream may outlive the engine.
-        self._finalizer = weakref.finalize(self, library().tl_engine_destroy, handle)
+        self._handle = EngineHandle(handle, library().tl_engine_destroy)
+        # Also runs when the interpreter exits, where a stream may outlive the engine.
+        weakref.finalize(self, self._handle.finalize)
         self.max_events = library().tl_engine_max_events(handle)
         self._events = (CEvent * self.max_events)()
         self._event_count = c_int32()
 
-    def require_open(self) -> c_void_p:
-        """The handle; TinyllmError once the engine is closed."""
-        if self.closed:
-            raise TinyllmError("this model is closed; load it again")
-        return self._handle
-
-    handle = property(require_open)
+    def require_open(self) -> None:
+        """ClosedError once the engine is closed; then no other thread's call is running any more."""
+        with self._handle.in_use():
+            pass
 
     @property
     def closed(self) -> bool:
-        return not self._finalizer.alive
+        """Whether `close` has begun."""
+        return self._handle.closed
 
     def close(self) -> None:
-        """Destroy the engine; no call may be running. Closing twice is allowed."""
-        self._finalizer()
+        """Destroy the engine once the calls of other threads are over. Closing twice is allowed."""
+        self._handle.close()
+
+    def _call(self, name: str, *args: Any) -> None:
+        """`call` with the handle first; ClosedError once the engine is closed."""
+        with self._handle.in_use() as handle:
+            call(name, handle, *args)
+
+    def _read_list(self, name: str, item: type[Structure]) -> list[Any]:
+        with self._handle.in_use() as handle:
+            return read_list(name, item, handle)
 
     def load_tensor(self, name: str, array: np.ndarray) -> None:
         """Hand over one tensor (float32, float16 or bfloat16, C-contiguous); it is only read during the call."""
         shape = (c_int64 * array.ndim)(*array.shape)
-        call(
+        self._call(
             "tl_engine_load_tensor",
-            self.handle,
             name.encode(),
             DTYPES[array.dtype.name],
             shape,
@@ -196,7 +213,7 @@ class NativeEngine:
         )
 
     def finish_load(self) -> None:
-        call("tl_engine_finish_load", self.handle)
+        self._call("tl_engine_finish_load")
 
     def submit(
         self,
@@ -225,9 +242,8 @@ class NativeEngine:
         )
         ids = np.asarray(token_ids, dtype=np.int32)
         request_id = c_uint64()
-        call(
+        self._call(
             "tl_engine_submit",
-            self.handle,
             ids.ctypes.data_as(POINTER(c_int32)),
             ids.size,
             byref(struct),
@@ -240,7 +256,7 @@ class NativeEngine:
         """Run one step; its events are then in `take_events`, also where an interrupt came between the two."""
         self._event_count.value = 0
         idle = c_int32()
-        call("tl_engine_step", self.handle, self._events, self.max_events, byref(self._event_count), byref(idle))
+        self._call("tl_engine_step", self._events, self.max_events, byref(self._event_count), byref(idle))
 
     def take_events(self) -> list[dict[str, Any]]:
         """The events of the last step, once."""
@@ -248,27 +264,27 @@ class NativeEngine:
         return [_event_dict(self._events[i]) for i in range(count)]
 
     def cancel(self, request_id: int) -> None:
-        call("tl_engine_cancel", self.handle, request_id)
+        self._call("tl_engine_cancel", request_id)
 
     def plan(self) -> list[CPlanEntry]:
-        return read_list("tl_engine_plan", CPlanEntry, self.handle)
+        return self._read_list("tl_engine_plan", CPlanEntry)
 
     def memory(self) -> list[CMemoryStats]:
-        return read_list("tl_engine_memory", CMemoryStats, self.handle)
+        return self._read_list("tl_engine_memory", CMemoryStats)
 
     def allocations(self) -> list[CAllocation]:
-        return read_list("tl_engine_allocations", CAllocation, self.handle)
+        return self._read_list("tl_engine_allocations", CAllocation)
 
     def device_memory(self) -> CDeviceMemory:
         """The device's memory now, and what its driver has taken for this process."""
         memory = CDeviceMemory(struct_size=ctypes.sizeof(CDeviceMemory))
-        call("tl_engine_device_memory", self.handle, byref(memory))
+        self._call("tl_engine_device_memory", byref(memory))
         return memory
 
     def pages(self) -> tuple[int, int]:
         """(free, total) pages of the KV pool."""
         free, total = c_int32(), c_int32()
-        call("tl_engine_pages", self.handle, byref(free), byref(total))
+        self._call("tl_engine_pages", byref(free), byref(total))
         return free.value, total.value
 
 

@@ -12,6 +12,10 @@ class TinyllmError(Exception):
     """Base class of every error raised by tinyllm."""
 
 
+class ClosedError(TinyllmError):
+    """A call on a model that has been closed."""
+
+
 class ConfigError(TinyllmError, ValueError):
     """A configuration field or argument has an unknown name or a value outside its range."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
 from typing import Any, overload
@@ -12,16 +12,16 @@ from typing import Any, overload
 import numpy as np
 
 from . import _native
-from ._fields import is_finite_number
+from ._fields import INT32_MAX, is_finite_number
 from .checkpoints import Checkpoint, open_checkpoint
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
 from .devices import Device, resolve_device
 from .errors import CheckpointError, ConfigError
 from .memory import MemoryReport, memory_report
 from .planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
-from .results import GenerationResult, StreamPiece
+from .results import GenerationResult
 from .scheduler import Scheduler
-from .text_request import TextRequest
+from .text_request import TextRequest, TextStream
 from .tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -52,7 +52,7 @@ def load(
         memory_fraction: only with kv_cache="auto", above 0 and at most 1; None is 0.9.
         dtype: "float16", "bfloat16" or (CPU only) "float32" for activations and the KV cache; "auto" is the
             checkpoint's own 16-bit type, bfloat16 where it is float32 (float16 would not hold every float32 model).
-        max_step_tokens: prompt tokens processed at once; None for the device's default.
+        max_step_tokens: prompt tokens processed at once, at most 65536; None for the device's default.
         recompute_activations: less activation memory for more time; the logits stay the same.
         progress: show a progress bar on standard error; None shows it on a terminal only.
 
@@ -85,8 +85,6 @@ def _load_checkpoint(
     max_step_tokens: int | None,
     progress: bool,
 ) -> Model:
-    if max_step_tokens is not None and (not isinstance(max_step_tokens, int) or max_step_tokens < 1):
-        raise ConfigError(f"max_step_tokens must be a positive integer or None; got {max_step_tokens!r}")
     tensors = list(checkpoint.tensors())
     if config.tie_word_embeddings and config.quantization is QuantizationType.W8A16:
         # Again at the end: only then is it known which of its weights matter most (native/model/importance.h).
@@ -105,7 +103,7 @@ def _load_checkpoint(
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
     engine = _native.NativeEngine(
         _native.model_struct(config, rope_freq_factors),
-        _native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens or 0),
+        _native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens),
     )
     try:
         with _progress_bar(sum(tensor.stored_bytes for tensor in tensors), not progress) as bar:
@@ -139,7 +137,9 @@ def _progress_bar(total: int, disable: bool) -> Any:
 class Model:
     """A loaded model. Made by `load`; also a context manager.
 
-    Every method may be called from any thread; requests of several threads run together.
+    Every method may be called from any thread; requests of several threads run together. A step of the engine serves
+    all of them, run by one of the waiting threads. Where the device lacks the memory for it, the call of that thread
+    raises OutOfMemoryError and its requests end; the others go on.
     """
 
     def __init__(
@@ -199,13 +199,14 @@ class Model:
             self._scheduler.cancel(request.id for request in requests)
         return results if is_list else results[0]
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> Iterator[StreamPiece]:
-        """Generate one answer piece by piece; arguments and errors as in `generate`, raised by this call.
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> TextStream:
+        """Generate one answer piece by piece: an iterator of StreamPiece. Arguments and errors are those of `generate`;
+        wrong arguments are raised by this call.
 
-        Ending the iteration early (or closing the iterator) cancels the request.
+        The request runs from this call on. Closing the stream cancels it, and so does dropping it.
         """
         config = self._generation_config(config, settings)
-        return self._stream(self._token_ids(prompt), config)
+        return TextStream(self._request(self._token_ids(prompt), config))
 
     def chat(
         self,
@@ -215,19 +216,19 @@ class Model:
         stream: bool = False,
         template_variables: Mapping[str, Any] | None = None,
         **settings: Any,
-    ) -> GenerationResult | Iterator[StreamPiece]:
+    ) -> GenerationResult | TextStream:
         """Answer a conversation, written with the checkpoint's own chat template.
 
         Args:
             messages: dicts with "role" and "content", the last one usually of the user.
             config, settings: as in `generate`.
-            stream: return an iterator of pieces instead of the result.
+            stream: return a stream of pieces, as `stream` does, instead of the result.
             template_variables: for the template, for example {"enable_thinking": False}.
         """
         config = self._generation_config(config, settings)
         token_ids = self.tokenizer.encode_chat(messages, **(template_variables or {}))
         if stream:
-            return self._stream(token_ids, config)
+            return TextStream(self._request(token_ids, config))
         return self.generate(token_ids, config)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -248,7 +249,7 @@ class Model:
 
     def close(self) -> None:
         """Give all memory back. The model cannot be used afterwards; closing again does nothing."""
-        self._scheduler.close()
+        self._engine.close()
         self._checkpoint.close()
 
     def __enter__(self) -> Model:
@@ -282,25 +283,20 @@ class Model:
     def _request(self, token_ids: list[int], config: GenerationConfig) -> TextRequest:
         return TextRequest(self._scheduler, self._engine, self._checkpoint, token_ids, config)
 
-    def _stream(self, token_ids: list[int], config: GenerationConfig) -> Iterator[StreamPiece]:
-        request = self._request(token_ids, config)  # here, so that errors come with the call
-        return self._pieces(request)
-
-    def _pieces(self, request: TextRequest) -> Iterator[StreamPiece]:
-        try:
-            yield from request.pieces()
-        finally:
-            self._scheduler.cancel([request.id])
-
 
 def _checked_ids(token_ids: Any) -> list[int]:
     """Token ids as plain ints; ValueError or TypeError for anything else."""
     array = np.asarray(token_ids)
     if array.size == 0:
         raise ConfigError("the prompt has no tokens; give at least one")
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+    ids = array.tolist()
+    # By value and not by the array's type, which is `object` where an integer has more than 64 bits.
+    if array.ndim != 1 or any(type(token_id) is not int for token_id in ids):
         raise TypeError(f"token ids must be a flat list of integers; got {token_ids!r}")
-    return [int(token_id) for token_id in array]
+    for position, token_id in enumerate(ids):
+        if abs(token_id) > INT32_MAX:  # the engine knows the vocabulary, but sees 32 bits
+            raise ConfigError(f"token id {token_id} at position {position} is outside every vocabulary")
+    return ids
 
 
 def _prompt_list(prompt: Any) -> tuple[list[Any], bool]:

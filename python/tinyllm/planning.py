@@ -72,16 +72,16 @@ class MemoryPlan:
         beside = sum(entry.bytes for entry in self.overhead if not entry.on_device) + self.tensor_bytes
         return beside + (self.total if self.device == "cpu" else 0)
 
-    def fits(self, memory: int) -> bool:
+    def fits(self, memory: float) -> bool:
         """Whether the plan and the estimates fit into `memory` bytes."""
         return self.total + sum(self.estimates.values()) <= memory
 
-    def max_seq_len(self, memory: int, batch: int | None = None) -> int:
+    def max_seq_len(self, memory: float, batch: int | None = None) -> int:
         """The largest context (in whole pages) at which `batch` sequences fit into `memory` bytes; 0 if none does."""
         batch = self.kv_cache.max_batch_size if batch is None else batch
         return self._largest("max_seq_len", KVCacheConfig(batch, PAGE_TOKENS), memory, _MAX_CONTEXT)
 
-    def max_batch(self, memory: int, seq: int | None = None) -> int:
+    def max_batch(self, memory: float, seq: int | None = None) -> int:
         """The largest number of sequences of `seq` tokens that fit into `memory` bytes; 0 if not even one does."""
         seq = self.kv_cache.max_seq_len if seq is None else seq
         return self._largest("max_batch", KVCacheConfig(1, seq), memory, _MAX_BATCH)
@@ -131,7 +131,7 @@ class MemoryPlan:
             self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors, self.tensor_bytes
         )
 
-    def _largest(self, what: str, kv_cache: KVCacheConfig, memory: int, limit: int) -> int:
+    def _largest(self, what: str, kv_cache: KVCacheConfig, memory: float, limit: int) -> int:
         """See `_native.largest_plan`; the driver's share of `memory` is taken off."""
         structs = _structs(self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors)
         return _native.largest_plan(what, *structs, memory - sum(driver_estimates(self.device).values()), limit)
@@ -228,7 +228,7 @@ def _structs(
 ) -> tuple[CModelConfig, CEngineConfig]:
     return (
         _native.model_struct(config, rope_freq_factors),
-        _native.engine_struct(device_kind, 0, kv_cache, max_step_tokens or 0),
+        _native.engine_struct(device_kind, 0, kv_cache, max_step_tokens),
     )
 
 

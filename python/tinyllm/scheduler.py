@@ -6,12 +6,14 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from ._native import NativeEngine
 from .config import GenerationConfig
+from .errors import ClosedError
 
 Event = dict[str, Any]
 
@@ -19,7 +21,8 @@ Event = dict[str, Any]
 class Scheduler:
     """Whichever thread waits for an event runs the next step; the others wait until it is done.
 
-    Safe from any thread. A step runs without the GIL.
+    Safe from any thread. A step runs without the GIL. An error of a step (OutOfMemoryError, CudaError) is raised in the
+    thread that ran it, whichever request caused it.
     """
 
     def __init__(self, engine: NativeEngine) -> None:
@@ -55,30 +58,42 @@ class Scheduler:
                     taken = list(queue)
                     queue.clear()
                     if taken[-1]["finish_reason"] is not None:
-                        del self._queues[request_id]
+                        self._queues.pop(request_id, None)
                     return taken
                 self._stepping = True
             self._step()
 
     def cancel(self, request_ids: Iterable[int]) -> None:
-        """End requests and wait until the engine has let go of them. Finished ones are passed over."""
-        with self._condition:
-            if self._engine.closed:  # which ended everything
-                self._queues.clear()
-            live = [request_id for request_id in request_ids if request_id in self._queues]
-            for request_id in live:
-                self._engine.cancel(request_id)
-        for request_id in live:
-            while self.events(request_id)[-1]["finish_reason"] is None:
-                pass
+        """End requests and wait until the engine has let go of them. Finished ones are passed over.
 
-    def close(self) -> None:
-        """Destroy the engine once the step that may be running is over. Other threads get an error."""
-        with self._condition:
-            while self._stepping:
-                self._condition.wait()
-            self._engine.close()
-            self._condition.notify_all()
+        Where a step on the way fails, the engine lets go of them in its next one.
+        """
+        live: list[int] = []
+        try:
+            with suppress(ClosedError):  # closing ends every request
+                with self._condition:
+                    live = [request_id for request_id in request_ids if request_id in self._queues]
+                    for request_id in live:
+                        self._engine.cancel(request_id)
+                for request_id in live:
+                    while self.events(request_id)[-1]["finish_reason"] is None:
+                        pass
+        finally:
+            with self._condition:
+                for request_id in live:
+                    self._queues.pop(request_id, None)
+
+    def abandon(self, request_id: int) -> None:
+        """End a request without waiting; its pages are free after the next step.
+
+        For finalizers: the garbage collector runs them between any two lines, also of this class, and at the
+        interpreter's exit, when a daemon thread may have stopped for ever with a lock. Engines are closed by then.
+        """
+        if self._engine.closed:
+            return
+        with self._condition, suppress(ClosedError):
+            if self._queues.pop(request_id, None) is not None:
+                self._engine.cancel(request_id)
 
     def _step(self) -> None:
         try:

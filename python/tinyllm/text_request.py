@@ -39,13 +39,17 @@ class TextRequest:
         self.id = scheduler.submit(token_ids, config, self._end_tokens)
 
     def pieces(self) -> Iterator[StreamPiece]:
-        """One piece a token; the last one has a finish_reason and the statistics."""
-        while True:
-            for event in self._scheduler.events(self.id):
-                piece = self._piece(event)
-                yield piece
-                if piece.finish_reason is not None:
-                    return
+        """One piece a token; the last one has a finish_reason and the statistics. An error ends the request."""
+        try:
+            while True:
+                for event in self._scheduler.events(self.id):
+                    piece = self._piece(event)
+                    yield piece
+                    if piece.finish_reason is not None:
+                        return
+        except (Exception, KeyboardInterrupt):  # not GeneratorExit: see TextStream
+            self.cancel()
+            raise
 
     def result(self) -> GenerationResult:
         """Waits for the end and joins all pieces."""
@@ -59,6 +63,14 @@ class TextRequest:
             logprobs=[piece.logprob for piece in tokens] if self._config.logprobs else None,
         )
 
+    def cancel(self) -> None:
+        """End the request, if it has not ended, and wait until the engine has let go of it."""
+        self._scheduler.cancel([self.id])
+
+    def abandon(self) -> None:
+        """End the request, if it has not ended, without waiting: see `Scheduler.abandon`."""
+        self._scheduler.abandon(self.id)
+
     def _piece(self, event: Event) -> StreamPiece:
         token_id, reason = event["token_id"], event["finish_reason"]
         is_end_token = reason == "stop"
@@ -68,7 +80,7 @@ class TextRequest:
         text, stopped = self._matcher.push(text)
         if stopped:
             # Only this process knows of stop strings: the engine would go on.
-            self._scheduler.cancel([self.id])
+            self.cancel()
             reason = "stop"
         elif reason is not None:
             text += self._matcher.flush()
@@ -77,3 +89,27 @@ class TextRequest:
 
     def _peak_memory(self) -> int:
         return next(row.peak_bytes for row in self._engine.memory() if row.component == b"total")
+
+
+class TextStream(Iterator[StreamPiece]):
+    """The pieces of one answer, each as soon as it is there. Made by `Model.stream` and `Model.chat`.
+
+    The request runs from the beginning. It is cancelled when the stream is closed, ends with an error or is collected,
+    whether or not anything was read.
+    """
+
+    # Not a generator: one that was never started runs no cleanup, and one that is collected must not wait in it.
+    def __init__(self, request: TextRequest) -> None:
+        self._request = request
+        self._pieces = request.pieces()
+
+    def __next__(self) -> StreamPiece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Cancel the request and end the iteration. Closing twice is allowed; not while another thread reads."""
+        self._pieces.close()
+        self._request.cancel()
+
+    def __del__(self) -> None:
+        self._request.abandon()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import NoReturn
 
 import hypothesis
 import pytest
@@ -22,8 +23,17 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--require-gpu", action="store_true", help="fail, instead of skipping, tests that find no usable GPU"
+        "--require-gpu",
+        action="store_true",
+        help="fail, instead of skipping, tests that find no usable GPU or no model",
     )
+
+
+def skip_or_fail(config: pytest.Config, reason: str) -> NoReturn:
+    """Skip the test, or fail it with --require-gpu, which says that this machine has everything."""
+    if config.getoption("--require-gpu"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def require_gpu(config: pytest.Config) -> None:
@@ -32,10 +42,7 @@ def require_gpu(config: pytest.Config) -> None:
     if any(gpu.usable for gpu in gpus):
         return
     found = "; ".join(f"{gpu.device}: {gpu.description}" for gpu in gpus) or "this machine or build has none"
-    reason = f"no usable GPU: {found}"
-    if config.getoption("--require-gpu"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    skip_or_fail(config, f"no usable GPU: {found}")
 
 
 def cpu_has(isa: str) -> bool:
@@ -72,7 +79,7 @@ def cuda_target(request: pytest.FixtureRequest) -> Target:
 
 
 @pytest.fixture(scope="session")
-def smollm2_gguf() -> Path:
+def smollm2_gguf(request: pytest.FixtureRequest) -> Path:
     """SmolLM2-135M-Instruct as a GGUF file: the one TINYLLM_TEST_GGUF names, else the demo's, fetched if need be."""
     path = os.environ.get("TINYLLM_TEST_GGUF")
     if path:
@@ -82,4 +89,5 @@ def smollm2_gguf() -> Path:
     try:
         return demo.fetch(progress=False)
     except (tinyllm.TinyllmError, OSError) as error:
-        pytest.skip(f"SmolLM2-135M-Instruct could not be fetched ({error}); TINYLLM_TEST_GGUF can name a copy")
+        reason = f"SmolLM2-135M-Instruct could not be fetched ({error}); TINYLLM_TEST_GGUF can name a copy"
+        skip_or_fail(request.config, reason)

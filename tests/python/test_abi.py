@@ -66,7 +66,7 @@ def test_null_handles_are_harmless_where_nothing_is_returned() -> None:
 
 def test_a_struct_of_another_size_is_refused() -> None:
     config = _abi.CModelConfig(struct_size=4)
-    engine = _native.engine_struct("cpu", 0, KVCacheConfig(), 0)
+    engine = _native.engine_struct("cpu", 0, KVCacheConfig(), None)
     count = ctypes.c_int32()
     status = _native.library().tl_plan(ctypes.byref(config), ctypes.byref(engine), None, 0, ctypes.byref(count))
     assert status == 1

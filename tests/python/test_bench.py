@@ -124,7 +124,7 @@ def test_memory_is_printed_without_the_device() -> None:
         (["--device", "cuda:x"], "--device x: expected a whole number"),
         (["--heads", "7"], "num_heads = 7"),
         (["--heads", "16777216", "--head-dim", "512"], "num_heads = 16777216"),
-        (["--heads", "8192", "--head-dim", "512"], "at most 1048576 / head_dim"),
+        (["--heads", "6144", "--head-dim", "512"], "at most 1048576 / head_dim"),
         (["--layers", "16777216"], "num_layers = 16777216 is not supported; expected 1 to 1024"),
         (["--generate", "2147483647"], "--generate 2147483647: expected a whole number of at least 0, at most"),
         (["--head-dim", "3"], "head_dim = 3"),

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from conftest import require_gpu
+from python_process import run_program
 
 
 def test_a_sticky_error_is_clear_to_the_end_of_the_process(request: pytest.FixtureRequest) -> None:
     require_gpu(request.config)
-    program = Path(__file__).with_name("broken_gpu.py")
-    result = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    result = run_program("broken_gpu.py")
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads(result.stdout)
     assert found["before"] == "done"

@@ -91,10 +91,15 @@ def test_wrong_prompts_are_refused(model: tinyllm.Model) -> None:
     vocab = model.config.vocab_size
     with pytest.raises(ValueError, match=rf"token id {vocab} at position 1 is outside the vocabulary of {vocab}"):
         model.generate([0, vocab])
+    for wide in (2**31, -(2**31), 2**32 + 1, 2**70):
+        for call in (model.generate, model.stream, model.logits):
+            with pytest.raises(ValueError, match=f"token id {wide} at position 1"):
+                call([0, wide])
     with pytest.raises(ValueError, match="at least one"):
         model.generate("")
-    with pytest.raises(TypeError, match="flat list of integers"):
-        model.generate([[1.5]])
+    for prompt in ([[1.5]], [True, False]):
+        with pytest.raises(TypeError, match="flat list of integers"):
+            model.generate(prompt)
     with pytest.raises(TypeError, match="prompt must be"):
         model.generate(3)
     assert model.generate([]) == []

@@ -86,7 +86,6 @@ def test_load_checks_its_arguments() -> None:
         ({"dtype": "float8"}, "dtype"),
         ({"kv_cache": 2048}, "KVCacheConfig"),
         ({"kv_cache": KVCacheConfig(max_batch_size=4, max_seq_len=256, num_pages=2)}, "num_pages = 2"),
-        ({"max_step_tokens": 0}, "max_step_tokens"),
     ):
         with pytest.raises(ValueError, match=words):
             tinyllm.load(MODEL, **arguments)

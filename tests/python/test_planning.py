@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
+import math
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinyllm
@@ -193,6 +197,17 @@ def test_a_cuda_plan_needs_neither_gpu_nor_cuda() -> None:
     assert not tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(batch + 1, 512)).fits(24 * GB)
 
 
+def test_any_number_is_an_amount_of_memory() -> None:
+    planned = tinyllm.plan(DATA / "smollm2", "cuda", kv_cache=KVCacheConfig(1, 512))
+    for inverse in (planned.max_seq_len, planned.max_batch):
+        assert inverse(24e9) == inverse(24 * 10**9) > 0
+        # More than 64 bits are as much as 64 bits: no upper bits are cut off.
+        assert inverse(2**64 + 10) == inverse(1e300) == inverse(math.inf) == inverse(2**64 - 1) > 0
+        assert inverse(-5) == inverse(0) == inverse(-math.inf) == inverse(math.nan) == 0
+    assert planned.fits(math.inf)
+    assert not planned.fits(math.nan)
+
+
 def test_scratch_of_the_cuda_kernels_is_planned() -> None:
     """By hand: 16384 counters; sampling needs 41 KB a row, decode attention a part of a head for every 8 pages (at most
     32), decode linears partial sums of as many chunks as their shape gives."""
@@ -235,6 +250,25 @@ def test_wrong_values_are_named() -> None:
         replace(LLAMA2_7B, dtype="bfloat32")
 
 
+@pytest.mark.parametrize("value", [0, -1, 65537, 2**32 + 64, 1.5, True, "64"])
+def test_step_tokens_are_checked_where_a_model_is_planned_and_loaded(value: object) -> None:
+    words = re.escape(f"max_step_tokens must be an integer from 1 to 65536 or None; got {value!r}")
+    model = DATA / "smollm2"
+    for use in (tinyllm.plan, tinyllm.load):
+        with pytest.raises(tinyllm.ConfigError, match=words):
+            use(model, "cpu", max_step_tokens=value)
+    with pytest.raises(tinyllm.ConfigError, match=words):
+        tinyllm.load(model, "cpu", kv_cache="auto", max_step_tokens=value)
+
+
+def test_step_tokens_may_be_anything_up_to_the_limit() -> None:
+    rows = {
+        count: tinyllm.plan(LLAMA2_7B, "cpu", max_step_tokens=count).components["activations"]
+        for count in (1, np.int64(64), None, 65536)
+    }
+    assert rows[1] < rows[64] < rows[None] < rows[65536]
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("24GB", 24 * GB), ("80 GiB", 80 * GB), ("512m", 512 * MB), ("1.5G", 3 * GB // 2), ("77", 77)]
 )
@@ -246,13 +280,26 @@ def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return run_cli("plan", *arguments, code=code)
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "GB", "8388609 TB"])
+def test_absurd_sizes_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="more than any memory"):
+        parse_size(text)
+    assert "more than any memory" in run(str(DATA / "smollm2"), "--gpu-memory", text, code=2).stderr
+
+
 def test_the_command_prints_table_grid_and_comparison() -> None:
     model = str(DATA / "smollm2")
     result = run(model, "--device", "cpu", "--gpu-memory", "16MB", "--compare", "--entries")
     assert "fits into 16.00 MB" in result.stdout
     assert "16-bit" in result.stdout
     grid = result.stdout[result.stdout.index("context \\ batch") :].splitlines()
-    assert grid[1].split()[-1] == "-" or "MB" in grid[1]
+    columns = [re.split(" {2,}", line.strip()) for line in grid]
+    assert columns[0][1:] == ["1", "2", "4", "8", "16", "32", "64"]
+    assert [row[0] for row in columns[1:]] == [str(512 << i) for i in range(9)]
+    for context, *cells in columns[1:]:
+        for batch, cell in zip(columns[0][1:], cells, strict=True):
+            size = tinyllm.plan(model, "cpu", kv_cache=KVCacheConfig(int(batch), int(context))).total
+            assert cell == (format_bytes(size) if size <= 16 * MB else "-")
     assert grid[-1].split()[1:] == ["-"] * 7  # 131072 tokens do not fit into 16 MB
     report = json.loads(run(model, "--device", "cpu", "--gpu-memory", "16MB", "--json").stdout)
     assert report["fits"] is True

@@ -14,6 +14,7 @@ from ..planning import MemoryPlan, compare_quantization, plan
 from .options import MODEL_HELP
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_LARGEST_SIZE = 1 << 63  # bytes; more than any memory
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _GRID_CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _GRID_BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -24,7 +25,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 24GB or 512MB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    size = float(match[1]) * _UNITS[match[2].upper()]  # infinite for hundreds of digits
+    if size > _LARGEST_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than any memory; write for example 24GB or 512MB")
+    return int(size)
 
 
 def add(subparsers: Any) -> None:
