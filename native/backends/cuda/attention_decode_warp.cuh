@@ -15,36 +15,46 @@ constexpr int kDecodeHeads = 8;              // query heads of a block: the n of
 constexpr int kDecodeTileTokens = 16;        // positions of a tile: its m
 constexpr int kDecodeBlockBytes = 96 << 10;  // shared memory of a block: two fit on an SM, and one on the smallest GPU
 
-template <int kHeadDim>
+// kBytes: shared memory for the rings of all warps.
+template <int kHeadDim_, int kBytes = kDecodeBlockBytes>
 struct Decode {
+    static constexpr int kHeadDim = kHeadDim_;
     using Tile = HeadTile<kHeadDim>;
     static constexpr int kWarps = kHeadDim > 128 ? 4 : 8;
     static constexpr int kThreads = kWarps * kWarpSize;
     static constexpr int kStep = kWarps * kDecodeTileTokens;  // positions from one tile of a warp to its next
     static constexpr int kTileBytes = Tile::bytes(kDecodeTileTokens);
-    static constexpr int kDepth = kDecodeBlockBytes / kWarps / kTileBytes;  // tiles of a ring, keys and values apart
+    static constexpr int kDepth = kBytes / kWarps / kTileBytes;  // tiles of a ring, keys and values apart
     static constexpr int kRingBytes = kDepth * kTileBytes;                  // of a warp
     static constexpr int kSharedBytes = kWarps * kRingBytes;
     static constexpr int kAhead = (kDepth + 1) / 2;  // pairs of tiles that are requested before the first is used
     using Parts = WarpParts<kWarps, kDecodeHeads, kHeadDim>;
     static_assert(kRingBytes >= kDecodeHeads * Parts::kPitch * 4, "a warp's sums take the place of its ring");
-    static_assert(kSharedBytes >= SplitParts<kHeadDim>::shared_floats(kWarps, kDecodeHeads) * 4,
-                  "space to join the splits");
 };
 
 // Tiles of keys and values on their way to one warp, in the order of their use: keys, values, keys, ...
-template <typename T, int kHeadDim>
+template <typename T, typename D>
 struct TileStream {
-    using D = Decode<kHeadDim>;
-    using Tile = HeadTile<kHeadDim>;
+    static constexpr int kHeadDim = D::kHeadDim;
+    using Tile = typename D::Tile;
 
     const T* cache;
     const int32_t* pages;  // the sequence's row of the block table
     int32_t kv_head, num_kv_heads;
     int32_t begin, end;  // visible positions of the split
+    int32_t cached_end;  // those from here on are not in the cache: their rows become zero
     uint32_t ring;
     int lane;
 
+    // Of the tiles of warp `warp`.
+    __device__ int32_t first_token(int warp) const {
+        return begin / kDecodeTileTokens * kDecodeTileTokens + warp * kDecodeTileTokens;
+    }
+    // Fills the ring with the tiles from `token` on.
+    __device__ void request_first(int32_t token) const {
+#pragma unroll
+        for (int slot = 0; slot < D::kDepth; ++slot) request(token + slot / 2 * D::kStep, slot % 2, slot);
+    }
     __device__ uint32_t tile(int slot) const { return ring + slot * D::kTileBytes; }
     static __device__ int next(int slot) { return slot + 1 == D::kDepth ? 0 : slot + 1; }
 
@@ -54,11 +64,11 @@ struct TileStream {
             const T* source = cache +
                               kv_tile_offset(pages[token / kPageTokens], which, kv_head, num_kv_heads, kHeadDim) +
                               token % kPageTokens * kHeadDim;
-            if (token >= begin && token + kDecodeTileTokens <= end)
+            if (token >= begin && token + kDecodeTileTokens <= cached_end)
                 Tile::template request<kDecodeTileTokens, kWarpSize>(tile(slot), source, kHeadDim, lane);
             else
                 Tile::template request_valid<kDecodeTileTokens, kWarpSize>(tile(slot), source, kHeadDim, begin - token,
-                                                                           end - token, lane);
+                                                                           cached_end - token, lane);
         }
         commit_copies();
     }

@@ -19,7 +19,9 @@ int32_t log2_of(int32_t value) {
     return log;
 }
 
-DecodeWeight describe(const LinearWeight& weight) {
+}  // namespace
+
+DecodeWeight decode_weight(const LinearWeight& weight) {
     const LinearLayout layout =
         linear_layout(DeviceKind::Cuda, weight.quantization, weight.dtype, weight.n, weight.k, weight.group_length);
     DecodeWeight result = {};
@@ -43,14 +45,12 @@ DecodeWeight describe(const LinearWeight& weight) {
     return result;
 }
 
-}  // namespace
-
 void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activation, const LinearWeight& weight,
                         const InputNorm& norm, const void* x, int64_t x_row_stride, int64_t rows,
                         const LinearOutput& out) {
     if (rows == 0) return;
     const bool quantized = weight.quantization == QuantizationType::W8A16;
-    const DecodeWeight packed = describe(weight);
+    const DecodeWeight packed = decode_weight(weight);
     DecodeInput input = {};
     input.x = x;
     input.row_stride = x_row_stride;

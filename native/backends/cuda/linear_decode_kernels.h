@@ -10,6 +10,9 @@ namespace tinyllm {
 
 constexpr int kFewRows = 8;
 
+// `weight` as the kernels see it.
+DecodeWeight decode_weight(const LinearWeight& weight);
+
 // Whether linear_decode_few takes `rows` rows of x: x must fit in shared memory beside the ring.
 bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool normed);
 

@@ -229,13 +229,12 @@ __global__ void __launch_bounds__(kThreads<kColumns>, kBlocksOfSm<kColumns>)
             produce_stages(weight, weight_map, x_map, ring, first_row, UnitWalk(weight.units, first_slice, end_slice));
         __syncwarp();
         wait_for_predecessor();
-        __syncthreads();
     } else {
         if constexpr (kMovesRegisters<kColumns>) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         wait_for_predecessor();
         Consumer<T, kQuantized, kColumns> consumer(weight, ring, shared);
         consumer.multiply(first_slice, end_slice);
-        __syncthreads();  // all stages have been read
+        input_barrier<kConsumerThreads>();  // all stages have been read
         consumer.put(results);
     }
     __syncthreads();

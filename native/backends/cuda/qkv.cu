@@ -4,11 +4,10 @@
 //   qkv: T [num_rows, (num_heads + 2 num_kv_heads) head_dim]; cos_sin: float [num_rows, 2, rotary_dim / 2]
 //   cache: runtime/kv_cache.h
 // A warp takes a head of a row. Bound by the launch for one row; reads and writes each value once.
-#include "backends/cuda/device/convert.cuh"
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/device/launch.cuh"
-#include "backends/cuda/device/reduce.cuh"
 #include "backends/cuda/ops.h"
+#include "backends/cuda/rope_head.cuh"
 #include "runtime/kv_cache.h"
 
 namespace tinyllm {
@@ -26,34 +25,6 @@ struct Step {
     int32_t rotary_dim;
 };
 
-// Multiplies a value of a head by this before its weight: 1 / rms of the head, or 1 without a norm.
-template <typename T>
-__device__ float head_norm_factor(const NormWeight& norm, const T* head, int32_t head_dim, int lane) {
-    if (norm.weight == nullptr) return 1.0f;
-    float sum = 0;
-    for (int32_t i = lane; i < head_dim; i += kWarpSize) sum += widen(head[i]) * widen(head[i]);
-    return rsqrtf(warp_reduce(sum, Sum{}) / static_cast<float>(head_dim) + norm.eps);
-}
-
-// target = RoPE(norm(head)); target may be head itself.
-template <typename T>
-__device__ void rotate_head(const Step& step, const NormWeight& norm, int32_t row, const T* head, int32_t head_dim,
-                            T* target, int lane) {
-    const float factor = head_norm_factor(norm, head, head_dim, lane);
-    const auto value = [&](int32_t i) {
-        return widen(head[i]) * factor * (norm.weight == nullptr ? 1.0f : norm.weight[i]);
-    };
-    const int32_t half = step.rotary_dim / 2;
-    const float* cosine = step.cos_sin + int64_t{row} * step.rotary_dim;
-    const float* sine = cosine + half;
-    for (int32_t i = lane; i < half; i += kWarpSize) {
-        const float first = value(i), second = value(i + half);
-        target[i] = round_to<T>(first * cosine[i] - second * sine[i]);
-        target[i + half] = round_to<T>(second * cosine[i] + first * sine[i]);
-    }
-    for (int32_t i = step.rotary_dim + lane; i < head_dim; i += kWarpSize) target[i] = round_to<T>(value(i));
-}
-
 // PRECOND: grid (num_rows, ceil(heads / kWarps)), block kWarps * 32.
 template <typename T>
 __global__ void rope_append_kernel(Step step, NormWeight q_norm, NormWeight k_norm, int32_t num_heads,
@@ -69,13 +40,14 @@ __global__ void rope_append_kernel(Step step, NormWeight q_norm, NormWeight k_no
     release_successor();
     if (head >= num_heads + 2 * num_kv_heads || slot < 0) return;
     T* source = qkv + (int64_t{row} * (num_heads + 2 * num_kv_heads) + head) * head_dim;
-    if (head < num_heads) return rotate_head(step, q_norm, row, source, head_dim, source, lane);
+    const float* angles = step.cos_sin + int64_t{row} * step.rotary_dim;
+    if (head < num_heads) return rotate_head(q_norm, angles, step.rotary_dim, source, head_dim, source, lane);
 
     const int32_t which = head < num_heads + num_kv_heads ? 0 : 1;
     const int32_t kv_head = head - num_heads - which * num_kv_heads;
     T* target = cache + kv_tile_offset(page, which, kv_head, num_kv_heads, head_dim) +
                 int64_t{position % kPageTokens} * head_dim;
-    if (which == 0) return rotate_head(step, k_norm, row, source, head_dim, target, lane);
+    if (which == 0) return rotate_head(k_norm, angles, step.rotary_dim, source, head_dim, target, lane);
     for (int32_t i = lane; i < head_dim; i += kWarpSize) target[i] = source[i];
 }
 

@@ -52,6 +52,27 @@ void launch_overlapped(const char* call, void (*kernel)(Parameters...), const La
                shape.where.file_name(), static_cast<int>(shape.where.line()));
 }
 
+// Launches `kernel` in plain order, all of its blocks at the same time: they may wait for each other. Fails where they do
+// not fit the device together.
+template <typename... Parameters, typename... Arguments>
+void launch_cooperative(const char* call, void (*kernel)(Parameters...), const LaunchShape& shape,
+                        cudaStream_t cuda_stream, const Arguments&... arguments) {
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+    attributes[1].id = cudaLaunchAttributeCooperative;
+    attributes[1].val.cooperative = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = cuda_stream;
+    config.attrs = attributes;
+    config.numAttrs = 2;
+    cuda_check(cudaLaunchKernelEx(&config, kernel, static_cast<const Parameters&>(arguments)...), call,
+               shape.where.file_name(), static_cast<int>(shape.where.line()));
+}
+
 inline unsigned ceil_div(int64_t value, int64_t divisor) {
     return static_cast<unsigned>((value + divisor - 1) / divisor);
 }

@@ -1,0 +1,38 @@
+// Per-head RMSNorm and RoPE of one head (qkv.cu, decode_layers.cu).
+#pragma once
+
+#include "backends/cuda/device/convert.cuh"
+#include "backends/cuda/device/reduce.cuh"
+#include "ops/ops.h"
+
+namespace tinyllm {
+
+// Multiplies a value of a head by this before its weight: 1 / rms of the head, or 1 without a norm.
+template <typename T>
+__device__ float head_norm_factor(const NormWeight& norm, const T* head, int32_t head_dim, int lane) {
+    if (norm.weight == nullptr) return 1.0f;
+    float sum = 0;
+    for (int32_t i = lane; i < head_dim; i += kWarpSize) sum += widen(head[i]) * widen(head[i]);
+    return rsqrtf(warp_reduce(sum, Sum{}) / static_cast<float>(head_dim) + norm.eps);
+}
+
+// target = RoPE(norm(head)) on the first rotary_dim elements, pairs (i, i + rotary_dim / 2); one warp. `target` may be
+// `head` itself. cosine: [2, rotary_dim / 2] of the row, the sines behind the cosines.
+template <typename T>
+__device__ void rotate_head(const NormWeight& norm, const float* cosine, int32_t rotary_dim, const T* head,
+                            int32_t head_dim, T* target, int lane) {
+    const float factor = head_norm_factor(norm, head, head_dim, lane);
+    const auto value = [&](int32_t i) {
+        return widen(head[i]) * factor * (norm.weight == nullptr ? 1.0f : norm.weight[i]);
+    };
+    const int32_t half = rotary_dim / 2;
+    const float* sine = cosine + half;
+    for (int32_t i = lane; i < half; i += kWarpSize) {
+        const float first = value(i), second = value(i + half);
+        target[i] = round_to<T>(first * cosine[i] - second * sine[i]);
+        target[i + half] = round_to<T>(second * cosine[i] + first * sine[i]);
+    }
+    for (int32_t i = rotary_dim + lane; i < head_dim; i += kWarpSize) target[i] = round_to<T>(value(i));
+}
+
+}  // namespace tinyllm
