@@ -22,7 +22,7 @@ namespace {
 // PRECOND: block of the readers, the joiner and, with the copy engine, the producer; dynamic shared memory of
 // shared_bytes(.., stages).
 template <typename T, bool kQuantized>
-__global__ void __launch_bounds__((kProducer + 1) * kWarpSize, kQuantized ? 2 : 1)
+__global__ void __launch_bounds__(allocated_threads((kProducer + 1) * kWarpSize), kQuantized ? 2 : 1)
     few_rows_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap weight_map,
                     const __grid_constant__ CUtensorMap scale_map, const __grid_constant__ DecodeInput in,
                     const __grid_constant__ LinearOutput out, const int stages) {

@@ -208,7 +208,7 @@ private:
 // rows <= kColumns. weight_map: boxes of kBlockRows x 128 bytes; x_map: boxes of kColumns x 64 inputs; both swizzled.
 // partial: float [chunks, rows, n_padded] where chunks > 1.
 template <typename T, bool kQuantized, int kColumns>
-__global__ void __launch_bounds__(kThreads<kColumns>, kBlocksOfSm<kColumns>)
+__global__ void __launch_bounds__(allocated_threads(kThreads<kColumns>), kBlocksOfSm<kColumns>)
     many_rows_sm90_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ CUtensorMap weight_map,
                           const __grid_constant__ CUtensorMap x_map, const __grid_constant__ LinearOutput out,
                           float* partial, const int32_t rows, const int depth) {
