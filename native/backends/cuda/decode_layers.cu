@@ -33,6 +33,10 @@ constexpr int kMaxLayersOfLaunch = 16;  // the maps are parameters, of which a k
 constexpr int kMaxStagesOfLayers = 8;
 // Fewer stages do not hold what memory delivers from one op to the next.
 constexpr int kMinStagesOfLayers = 3;
+#ifndef TL_INFLIGHT
+#define TL_INFLIGHT 3
+#endif
+constexpr int kStagesInFlight = TL_INFLIGHT;
 constexpr int kPartsOfSm = 2;  // most parts of attention an SM
 
 // What differs from layer to layer.
@@ -215,7 +219,7 @@ __global__ void __launch_bounds__(kThreads, 1) decode_layers_kernel(const __grid
         using D = LayersDecode<kHeadDim>;
         extern __shared__ __align__(kUnitAlign) unsigned char dynamic[];  // feed, partial sums, x
         __shared__ LayersAttentionMemory<T, D> attention;
-        const WeightFeed<T, kQuantized> feed(dynamic, params.stages, params.scale_bytes);
+        const WeightFeed<T, kQuantized> feed(dynamic, params.stages, params.scale_bytes, min(kStagesInFlight, params.stages));
         const PartialSums partial(dynamic + FeedLayout<T, kQuantized>::bytes(params.stages, params.scale_bytes),
                                   params.num_rows);
         unsigned char* const x = reinterpret_cast<unsigned char*>(partial.data) + PartialSums::bytes(params.num_rows);

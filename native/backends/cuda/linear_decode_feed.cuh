@@ -54,9 +54,13 @@ public:
     using Fragments = WeightFragments<T, kQuantized>;
 
     // `shared`: kUnitAlign-aligned, Layout::bytes(stages, scale_bytes) bytes. scale_bytes: Layout::scale_bytes() of the
-    // weight that needs most.
-    __device__ WeightFeed(unsigned char* shared, int stages, int32_t scale_bytes)
-        : data_(shared), scales_(shared + stages * Layout::kDataBytes), stages_(stages), scale_bytes_(scale_bytes) {
+    // weight that needs most. in_flight: stages that may be on their way at the same time.
+    __device__ WeightFeed(unsigned char* shared, int stages, int32_t scale_bytes, int in_flight)
+        : data_(shared),
+          scales_(shared + stages * Layout::kDataBytes),
+          stages_(stages),
+          in_flight_(in_flight),
+          scale_bytes_(scale_bytes) {
         barriers_ = shared_address(scales_ + stages * scale_bytes);
     }
 
@@ -83,6 +87,7 @@ public:
             for (int32_t first = 0; first < weight.units; first += kSlices) {
                 const uint32_t barrier = full(place.stage);
                 wait_until_free(place);
+                wait_for_flight(place);
                 const int32_t count = min(kSlices, weight.units - first);
                 arrive_expecting(barrier, count * Fragments::kUnitBytes + scale_box);
                 if (kQuantized)
@@ -122,13 +127,20 @@ private:
         wait_for_phase(free(place.stage), place.parity ^ 1);
     }
 
+    // Until of the stages before this one at most in_flight_ - 1 are still on their way.
+    __device__ void wait_for_flight(const FeedPlace& place) const {
+        if (in_flight_ == stages_) return;
+        const int before = place.stage - in_flight_;
+        wait_for_phase(full(before < 0 ? before + stages_ : before), before < 0 ? place.parity ^ 1 : place.parity);
+    }
+
     template <typename, bool>
     friend class FeedReader;
 
     unsigned char* data_;
     unsigned char* scales_;
     uint32_t barriers_;
-    int stages_;
+    int stages_, in_flight_;
     int32_t scale_bytes_;
 };
 

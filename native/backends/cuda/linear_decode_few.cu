@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(allocated_threads((kProducer + 1) * kWarpSize)
     extern __shared__ __align__(kUnitAlign) unsigned char shared[];  // feed, partial sums, x
     release_successor();
     using Layout = FeedLayout<T, kQuantized>;
-    const WeightFeed<T, kQuantized> feed(shared, stages, Layout::scale_bytes(weight));
+    const WeightFeed<T, kQuantized> feed(shared, stages, Layout::scale_bytes(weight), stages);
     const PartialSums partial(shared + Layout::bytes(stages, Layout::scale_bytes(weight)), in.rows);
     unsigned char* const x = reinterpret_cast<unsigned char*>(partial.data) + PartialSums::bytes(in.rows);
     if (threadIdx.x == 0) {

@@ -131,12 +131,20 @@ __device__ void join_tiles(const DecodeWeight& weight, const float* bias, int32_
     const int output = 2 * WeightFragments<T, true>::row_pair(lane / pairs);
     const bool has_second = row + 1 < rows;
     if (lane >= 8 * pairs) return;
+    // A tile ahead: while weights stream, a load takes as long as all that was asked for before it.
+    Addend<T> next[2];
+    const auto read_addends = [&](int32_t tile) {
+        if (tile >= weight.num_tiles) return;
+        const int32_t first = tile * kTileRows + output;
+        next[0].read(out, weight.n, row, first);
+        if (has_second) next[1].read(out, weight.n, row + 1, first);
+    };
+    read_addends(first_tile);
 #pragma unroll 1
     for (int32_t tile = first_tile; tile < weight.num_tiles; tile += gridDim.x, ++turn) {
         const int first = tile * kTileRows + output, buffer = turn % kBuffers;
-        Addend<T> addends[2];
-        addends[0].read(out, weight.n, row, first);
-        if (has_second) addends[1].read(out, weight.n, row + 1, first);
+        const Addend<T> addends[2] = {next[0], next[1]};
+        read_addends(tile + gridDim.x);
         wait_for_phase(partial.full(buffer), turn / kBuffers % 2);
         float total[4] = {};
         join_slices(partial.data + buffer * partial.elements + lane, pairs, weight.chunks, total);

@@ -27,10 +27,18 @@ __device__ void rotate_head(const NormWeight& norm, const float* cosine, int32_t
     };
     const int32_t half = rotary_dim / 2;
     const float* sine = cosine + half;
-    for (int32_t i = lane; i < half; i += kWarpSize) {
-        const float first = value(i), second = value(i + half);
-        target[i] = round_to<T>(first * cosine[i] - second * sine[i]);
-        target[i + half] = round_to<T>(second * cosine[i] + first * sine[i]);
+    // Two pairs of a lane at a time: all of 128 elements are then loaded before the first is stored.
+    for (int32_t i = lane; i < half; i += 2 * kWarpSize) {
+        const int32_t j = i + kWarpSize;
+        const bool has_second = j < half;
+        const float a = value(i), b = value(i + half), cos_a = cosine[i], sin_a = sine[i];
+        const float c = has_second ? value(j) : 0, d = has_second ? value(j + half) : 0;
+        const float cos_c = has_second ? cosine[j] : 0, sin_c = has_second ? sine[j] : 0;
+        target[i] = round_to<T>(a * cos_a - b * sin_a);
+        target[i + half] = round_to<T>(b * cos_a + a * sin_a);
+        if (!has_second) continue;
+        target[j] = round_to<T>(c * cos_c - d * sin_c);
+        target[j + half] = round_to<T>(d * cos_c + c * sin_c);
     }
     for (int32_t i = rotary_dim + lane; i < head_dim; i += kWarpSize) target[i] = round_to<T>(value(i));
 }
