@@ -42,8 +42,8 @@ void forward(Ops& ops, const Model& model, const StepBatch& whole, const std::ve
         for (const StepBatch& tile : tiles) {
             char* hidden = static_cast<char*>(b.hidden) + row * c.hidden_dim * element;
             const float* rope = b.rope + row * c.rotary_dim;
-            ops.qkv(tile, weights.qkv, layer.shape, model.weights.rope, rope, hidden, b.normed, b.qkv, layer.kv);
-            ops.attention(tile, layer.shape, b.qkv, layer.kv, b.attention);
+            ops.qkv_attention(tile, weights.qkv, layer.shape, model.weights.rope, rope, hidden, b.normed, b.qkv,
+                              layer.kv, b.attention);
             ops.linear_residual(tile, weights.o_proj, b.attention, hidden);
             ops.gate_up(tile, weights.post_attention_norm, weights.gate_up, hidden, b.normed, b.ffn);
             ops.linear_residual(tile, weights.down_proj, b.ffn, hidden);

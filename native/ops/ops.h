@@ -159,6 +159,14 @@ public:
     virtual void attention(const StepBatch& batch, const AttentionShape& shape, const void* qkv, const KvLayer& kv,
                            void* out) = 0;
 
+    // qkv(), then attention() of the same rows, to the same bits; what `qkv` holds afterwards is unspecified.
+    virtual void qkv_attention(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape,
+                               const RopeParams& rope, const float* cos_sin, const void* hidden, void* normed,
+                               void* qkv, const KvLayer& kv, void* out) {
+        this->qkv(batch, weights, shape, rope, cos_sin, hidden, normed, qkv, kv);
+        attention(batch, shape, qkv, kv, out);
+    }
+
     // hidden += x W^T + b.   x: T [num_rows, k]; hidden: T [num_rows, n]
     virtual void linear_residual(const StepBatch& batch, const LinearWeight& weight, const void* x, void* hidden) = 0;
 

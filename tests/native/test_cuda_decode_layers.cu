@@ -67,12 +67,17 @@ public:
 
     bool in_one() { return backend_->decode_layers(batch_, layers_, rope_, buffers_); }
 
-    void op_by_op() {
+    void op_by_op(bool fused) {
         for (const DecodeLayer& layer : layers_) {
             const LayerWeights& w = *layer.weights;
-            backend_->qkv(batch_, w.qkv, layer.shape, rope_, buffers_.cos_sin, buffers_.hidden, normed_, buffers_.qkv,
-                          layer.kv);
-            backend_->attention(batch_, layer.shape, buffers_.qkv, layer.kv, buffers_.attention);
+            if (fused) {
+                backend_->qkv_attention(batch_, w.qkv, layer.shape, rope_, buffers_.cos_sin, buffers_.hidden, normed_,
+                                        buffers_.qkv, layer.kv, buffers_.attention);
+            } else {
+                backend_->qkv(batch_, w.qkv, layer.shape, rope_, buffers_.cos_sin, buffers_.hidden, normed_,
+                              buffers_.qkv, layer.kv);
+                backend_->attention(batch_, layer.shape, buffers_.qkv, layer.kv, buffers_.attention);
+            }
             backend_->linear_residual(batch_, w.o_proj, buffers_.attention, buffers_.hidden);
             backend_->gate_up(batch_, w.post_attention_norm, w.gate_up, buffers_.hidden, normed_, buffers_.ffn);
             backend_->linear_residual(batch_, w.down_proj, buffers_.ffn, buffers_.hidden);
@@ -193,27 +198,32 @@ private:
     std::vector<DecodeLayer> layers_;
 };
 
-bool runs_here() { return device_traits().programmatic_launch; }
-
-// Compares the two ways on equal inputs; whether decode_layers takes the step is checked too.
-void compare(const Shape& shape, const std::vector<int32_t>& positions, bool taken = true) {
-    LayersRun one(shape, positions), other(shape, positions);
-    CHECK(one.in_one() == (taken && runs_here()));
-    if (!taken || !runs_here()) return;
-    other.op_by_op();
-    const auto actual = one.result(), expected = other.result();
+void check_equal(const std::vector<std::vector<uint16_t>>& actual, const std::vector<std::vector<uint16_t>>& expected,
+                 const char* way) {
     for (size_t i = 0; i < actual.size(); ++i) {
         int64_t differ = 0;
         for (size_t e = 0; e < actual[i].size(); ++e) differ += actual[i][e] != expected[i][e];
         check(differ == 0,
-              (i == 0 ? "hidden" : "cache of layer " + std::to_string(i - 1)) + ": " + std::to_string(differ) + " of " +
-                  std::to_string(actual[i].size()) + " differ",
+              std::string(way) + (i == 0 ? ": hidden" : ": cache of layer " + std::to_string(i - 1)) + ": " +
+                  std::to_string(differ) + " of " + std::to_string(actual[i].size()) + " differ",
               __FILE__, __LINE__);
     }
     // The input passes through: a result of zeros would be equal too.
     bool any = false;
     for (const uint16_t bits : actual[0]) any |= (bits & 0x7fff) != 0;
     CHECK(any);
+}
+
+// Compares all ways on equal inputs; whether decode_layers takes the step is checked too.
+void compare(const Shape& shape, const std::vector<int32_t>& positions, bool taken = true) {
+    LayersRun separate(shape, positions), fused(shape, positions), one(shape, positions);
+    separate.op_by_op(false);
+    fused.op_by_op(true);
+    const auto expected = separate.result();
+    check_equal(fused.result(), expected, "qkv_attention");
+    taken = taken && device_traits().programmatic_launch;
+    CHECK(one.in_one() == taken);
+    if (taken) check_equal(one.result(), expected, "decode_layers");
 }
 
 }  // namespace
@@ -274,6 +284,14 @@ TEST(kinds_of_weights) {
             compare(shape, {77});
             compare(shape, {77, 3, 200});
         }
+}
+
+TEST(head_dimensions) {
+    for (const int32_t head_dim : {80, 96, 256, 72}) {
+        Shape shape{512, 768, 6, 2, head_dim};
+        shape.head_norms = head_dim == 80;
+        compare(shape, {15, 600, 64, 130}, false);
+    }
 }
 
 TEST(bias_norms_and_partial_rope) {

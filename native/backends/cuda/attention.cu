@@ -17,13 +17,17 @@ bool takes_tiled(Phase phase, int32_t head_dim) {
 
 }  // namespace
 
+bool has_fused_rope(Phase phase, int32_t head_dim) {
+    return phase == Phase::Decode && takes_tiled(phase, head_dim);
+}
+
 void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-                    DType activation, const void* qkv, const KvLayer& kv, void* out) {
+                    const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out) {
     if (batch.num_rows == 0) return;
     if (!takes_tiled(batch.phase, shape.head_dim))
         attention_simple_cuda(cuda_stream, batch, shape, activation, qkv, kv, out);
     else if (batch.phase == Phase::Decode)
-        attention_decode_cuda(cuda_stream, scratch, batch, shape, activation, qkv, kv, out);
+        attention_decode_cuda(cuda_stream, scratch, batch, shape, rope, activation, qkv, kv, out);
     else
         attention_prefill_cuda(cuda_stream, batch, shape, activation, qkv, kv, out);
 }

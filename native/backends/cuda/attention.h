@@ -12,16 +12,33 @@
 
 namespace tinyllm {
 
+// Where decode attention finds the step's own keys and values.
+enum class NewestToken : int32_t {
+    InCache,  // and the queries are finished
+    InQkv,    // as the QKV matrix gave them: norms and RoPE are still to come, and the append to the cache
+};
+
+struct DecodeRope {
+    NewestToken newest = NewestToken::InCache;
+    NormWeight q_norm, k_norm;
+    const float* cos_sin = nullptr;  // float [num_rows, 2, rotary_dim / 2]
+    int32_t rotary_dim = 0;
+};
+
 // Enqueues out[r, h] = softmax(softmax_scale * q[r, h] . K^T) V over the positions that row r sees:
 // (positions[r] - window, positions[r]], or [0, positions[r]] without a window. The keys and values of the step's own
 // rows are already in the cache.
 //   activation: type T of qkv, of the cache and of out: F16 or BF16
 //   qkv: T [num_rows, shape.qkv_dim()], of which the first num_heads * head_dim of a row are read
 //   out: T [num_rows, num_heads * head_dim]
-// A padding row (slot -1) reads no cache; its output is zero. The arrays of `batch` are device memory. For
+// With rope.newest == InQkv, which has_fused_rope() must allow, all this holds after the second half of Ops::qkv, which is
+// done on the way; qkv then is left as it was. A padding row (slot -1) reads no cache; its output is zero. The arrays of `batch` are device memory. For
 // Phase::Decode the order of summation of a row depends on its own length and the shape only. Throws CudaError where a
 // launch fails.
 void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-                    DType activation, const void* qkv, const KvLayer& kv, void* out);
+                    const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out);
+
+// Whether attention_cuda can do RoPE and the append to the cache on the way.
+bool has_fused_rope(Phase phase, int32_t head_dim);
 
 }  // namespace tinyllm

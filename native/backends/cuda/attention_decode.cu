@@ -18,52 +18,34 @@ namespace tinyllm {
 
 namespace {
 
-// PRECOND: grid (most splits of a row, num_kv_heads * head_groups, num_rows), block Decode<kHeadDim>::kThreads.
+// PRECOND: grid (params.splits, num_kv_heads * head_groups, num_rows), block Decode<kHeadDim>::kThreads.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
-    attention_decode_kernel(const DecodeParams params, const T* qkv, const T* cache, T* out) {
+    attention_decode_kernel(const __grid_constant__ DecodeParams params, const __grid_constant__ DecodeRope rope,
+                            const T* qkv, T* cache, T* out) {
     using D = Decode<kHeadDim>;
     extern __shared__ __align__(1024) unsigned char shared[];
-    __shared__ PartStats warp_stats[D::kWarps][kDecodeHeads];
+    __shared__ PartBuffers<T, D> buffers;
+#ifdef TL_EARLY
     release_successor();
+#endif
+    static_assert(D::kSharedBytes >= kDecodeHeads * D::kWarps * kHeadDim * 4, "space to join the splits");
+    const PartMemory<D> memory{
+        {shared, shared + D::kSharedBytes / 2}, buffers.stats, buffers.factors[0], reinterpret_cast<float4*>(shared)};
     const DecodePart part(params, blockIdx.x, blockIdx.y, blockIdx.z);
-    T* const result = out + (int64_t{part.row} * params.shape.num_heads + part.first_head) * kHeadDim;
-    if (part.slot < 0) {
+    attend_part<T, D>(params, rope, params.shape.window, part, memory, buffers, qkv, cache, out, [] {
         wait_for_predecessor();
-        if (part.split == 0) clear_heads<D>(part.heads, result);
-        return;
-    }
-    const RowSplits splits(params.positions[part.row], params.shape.window);
-    if (part.split >= splits.count) return;
-
-    const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-    float* const factors = reinterpret_cast<float*>(shared);
-    const PartMemory<D> memory{{shared, shared + D::kSharedBytes / 2},
-                               warp_stats,
-                               factors,
-                               reinterpret_cast<float4*>(factors + kDecodeHeads * kWarpSize)};
-    static_assert(D::kSharedBytes >= kDecodeHeads * (kWarpSize + D::kWarps * kHeadDim) * 4, "space to join the splits");
-    auto stream = tile_stream<T, D>(params, part, splits, cache, memory.ring(warp), lane);
-    int32_t token = stream.first_token(warp);
-
-    // Only the newest position comes from the predecessor: the others were written by earlier steps, which ended before
-    // this step's inputs were uploaded. So the first tiles are requested before the wait, unless it is among them.
-    const int32_t to_newest = splits.end - 1 - token;
-    if (to_newest >= 0 && to_newest < D::kAhead * D::kStep && to_newest % D::kStep < kDecodeTileTokens)
-        wait_for_predecessor();
-    stream.request_first(token);
-    wait_for_predecessor();
-    WarpSoftmax<T, kHeadDim> softmax;
-    const int32_t qkv_heads = params.shape.num_heads + 2 * params.shape.num_kv_heads;
-    softmax.load_queries(qkv + (int64_t{part.row} * qkv_heads + part.first_head) * kHeadDim, part.heads, lane);
-    softmax.scale = params.shape.softmax_scale * kLog2E;
-    attend_tiles(softmax, stream, token, [](int, int32_t, uint32_t) {});
-    finish_part<T, D>(params, part, splits, memory, softmax, result);
+#ifndef TL_EARLY
+        // Not earlier: what follows would take its places on the SMs while the matrix still runs on some, two blocks of
+        // the next matrix would come to share an SM, and that matrix would take twice as long (12 us a layer at 7B).
+        release_successor();
+#endif
+    });
 }
 
 template <typename T, int kHeadDim>
 void launch_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-                   const T* qkv, const T* cache, T* out) {
+                   const DecodeRope& rope, const T* qkv, T* cache, T* out) {
     using D = Decode<kHeadDim>;
     TL_CUDA_CHECK(cudaFuncSetAttribute(attention_decode_kernel<T, kHeadDim>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, D::kSharedBytes));
@@ -74,10 +56,12 @@ void launch_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& b
     for (int32_t first = 0; first < batch.num_rows; first += rows_a_launch) {
         const int32_t rows = std::min(rows_a_launch, batch.num_rows - first);
         TL_CHECK(attention_decode_scratch_bytes(rows, shape.num_heads, kHeadDim, splits) <= scratch.bytes);
+        DecodeRope rows_rope = rope;
+        rows_rope.cos_sin += int64_t{first} * rope.rotary_dim;
         const DecodeParams params = decode_params(batch, shape, first, rows, splits, scratch.data, scratch.counters);
         const LaunchShape launch_shape{dim3(splits, blocks_a_row, rows), D::kThreads, D::kSharedBytes};
         launch_overlapped("launch of attention_decode_kernel", attention_decode_kernel<T, kHeadDim>, launch_shape,
-                          cuda_stream, params, qkv + int64_t{first} * shape.qkv_dim(), cache,
+                          cuda_stream, params, rows_rope, qkv + int64_t{first} * shape.qkv_dim(), cache,
                           out + int64_t{first} * shape.num_heads * kHeadDim);
     }
 }
@@ -91,13 +75,13 @@ int32_t attention_decode_shared_bytes(int32_t head_dim) {
 }
 
 void attention_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch,
-                           const AttentionShape& shape, DType activation, const void* qkv, const KvLayer& kv,
-                           void* out) {
+                           const AttentionShape& shape, const DecodeRope& rope, DType activation, const void* qkv,
+                           const KvLayer& kv, void* out) {
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         with_head_dim(shape.head_dim, [&](auto dim) {
-            launch_decode<T, dim()>(cuda_stream, scratch, batch, shape, static_cast<const T*>(qkv),
-                                    static_cast<const T*>(kv.data), static_cast<T*>(out));
+            launch_decode<T, dim()>(cuda_stream, scratch, batch, shape, rope, static_cast<const T*>(qkv),
+                                    static_cast<T*>(kv.data), static_cast<T*>(out));
         });
     });
 }

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 
+#include "backends/cuda/attention.h"
 #include "backends/cuda/attention_decode_warp.cuh"
 #include "backends/cuda/attention_merge.cuh"
 #include "backends/cuda/attention_split.h"
 #include "backends/cuda/device/convert.cuh"
 #include "backends/cuda/device/exp2.cuh"
+#include "backends/cuda/rope_head.cuh"
 #include "ops/ops.h"
 
 namespace tinyllm {
@@ -93,6 +95,15 @@ struct PartMemory {
     __device__ unsigned char* ring(int warp) const {
         return (warp < D::kWarps / 2 ? halves[0] : halves[1]) + warp % (D::kWarps / 2) * D::kRingBytes;
     }
+};
+
+// Shared memory of a part beside the rings.
+template <typename T, typename D>
+struct PartBuffers {
+    alignas(16) T queries[kDecodeHeads][D::kHeadDim];
+    alignas(16) T newest[2][D::kHeadDim];  // key and value
+    PartStats stats[D::kWarps][kDecodeHeads];
+    float factors[kDecodeHeads][kWarpSize];
 };
 
 // The tiles of a part for one warp, whose ring is at `ring`.
@@ -188,6 +199,77 @@ __device__ void finish_part(const DecodeParams& params, const DecodePart& part, 
 template <typename D, typename T>
 __device__ void clear_heads(int heads, T* result) {
     for (int i = threadIdx.x; i < heads * D::kHeadDim; i += D::kThreads) result[i] = round_to<T>(0);
+}
+
+// One part, by the block's first D::kThreads threads. wait_for_qkv(): returns when `qkv` may be read; is not called for
+// a split that the row does not have.
+//   qkv: T [num_rows, qkv_dim]; cache: of the layer; out: T [num_rows, num_heads * head_dim]
+template <typename T, typename D, typename Wait>
+__device__ void attend_part(const DecodeParams& params, const DecodeRope& rope, int32_t window, const DecodePart& part,
+                            const PartMemory<D>& memory, PartBuffers<T, D>& shared, const T* qkv, T* cache, T* out,
+                            Wait&& wait_for_qkv) {
+    constexpr int kHeadDim = D::kHeadDim;
+    const AttentionShape& shape = params.shape;
+    const int warp = warp_index(), lane = threadIdx.x % kWarpSize;
+    T* const result = out + (int64_t{part.row} * shape.num_heads + part.first_head) * kHeadDim;
+    if (part.slot < 0) {
+        wait_for_qkv();
+        if (part.split == 0) clear_heads<D>(part.heads, result);
+        return;
+    }
+    const int32_t position = params.positions[part.row];
+    const RowSplits splits(position, window);
+    if (part.split >= splits.count) return;
+
+    auto stream = tile_stream<T, D>(params, part, splits, cache, memory.ring(warp), lane);
+    const bool is_fresh = rope.newest == NewestToken::InQkv, has_newest = is_fresh && stream.end == splits.end;
+    if (has_newest) --stream.cached_end;
+    const int32_t token = stream.first_token(warp);
+    // Earlier steps wrote the cache, which ended before this step's inputs were uploaded. So unless the newest position
+    // comes from there, too, the first tiles are requested before the wait.
+    if (!is_fresh) wait_for_qkv();
+    stream.request_first(token);
+    const int64_t page = stream.pages[position / kPageTokens];
+    wait_for_qkv();
+
+    const T* const row = qkv + int64_t{part.row} * (shape.num_heads + 2 * shape.num_kv_heads) * kHeadDim;
+    const float* const angles = rope.cos_sin + int64_t{part.row} * rope.rotary_dim;
+    for (int i = warp; i < part.heads + (has_newest ? 2 : 0); i += D::kWarps) {
+        const int which = i - part.heads;  // beyond the queries: key, value
+        const T* const head = row + (which < 0 ? part.first_head + i
+                                               : shape.num_heads + which * shape.num_kv_heads + part.kv_head) *
+                                        kHeadDim;
+        if (which < 1)
+            rotate_head(which < 0 ? rope.q_norm : rope.k_norm, angles, rope.rotary_dim, head, kHeadDim,
+                        which < 0 ? shared.queries[i] : shared.newest[0], lane);
+        else
+            for (int e = lane; e < kHeadDim; e += kWarpSize) shared.newest[1][e] = head[e];
+    }
+    attention_barrier<D::kThreads>();
+    WarpSoftmax<T, kHeadDim> softmax;
+    softmax.load_queries(shared.queries[0], part.heads, lane);
+    softmax.scale = shape.softmax_scale * kLog2E;
+
+    constexpr int kChunks = kHeadDim / 8;  // of a row, 16 bytes each
+    static_assert(kChunks <= kWarpSize);
+    const auto newest = [&](int which) { return reinterpret_cast<const uint4*>(shared.newest[which])[lane]; };
+    if (has_newest && part.group % params.head_groups == 0 && warp < 2 && lane < kChunks) {
+        T* const target = cache + kv_tile_offset(page, warp, part.kv_head, shape.num_kv_heads, kHeadDim) +
+                          int64_t{position % kPageTokens} * kHeadDim;
+        reinterpret_cast<uint4*>(target)[lane] = newest(warp);
+    }
+    attend_tiles(softmax, stream, token, [&](int which, int32_t first, uint32_t tile) {
+        const int in_tile = position - first;
+        if (!has_newest || in_tile < 0 || in_tile >= kDecodeTileTokens) return;
+        if (lane < kChunks) {
+            const uint4 chunk = newest(which);
+            asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(tile + D::Tile::offset(in_tile, lane)),
+                         "r"(chunk.x), "r"(chunk.y), "r"(chunk.z), "r"(chunk.w)
+                         : "memory");
+        }
+        __syncwarp();
+    });
+    finish_part<T, D>(params, part, splits, memory, softmax, result);
 }
 
 }  // namespace tinyllm

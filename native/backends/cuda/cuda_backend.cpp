@@ -202,7 +202,20 @@ public:
     void attention(const StepBatch& batch, const AttentionShape& shape, const void* qkv, const KvLayer& kv,
                    void* out) override {
         const DeviceScope scope(device_);
-        attention_cuda(cuda_stream_.get(), scratch_, batch, shape, batch.dtype, qkv, kv, out);
+        attention_cuda(cuda_stream_.get(), scratch_, batch, shape, {}, batch.dtype, qkv, kv, out);
+    }
+
+    void qkv_attention(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape,
+                       const RopeParams& rope, const float* cos_sin, const void* hidden, void* normed, void* qkv,
+                       const KvLayer& kv, void* out) override {
+        if (!has_fused_rope(batch.phase, shape.head_dim))
+            return Ops::qkv_attention(batch, weights, shape, rope, cos_sin, hidden, normed, qkv, kv, out);
+        const DeviceScope scope(device_);
+        normed_linear(batch, {weights.input_norm, nullptr, normed}, weights.qkv, hidden, batch.num_rows,
+                      {LinearOutput::Kind::Store, qkv, shape.qkv_dim()});
+        attention_cuda(cuda_stream_.get(), scratch_, batch, shape,
+                       {NewestToken::InQkv, weights.q_norm, weights.k_norm, cos_sin, rope.rotary_dim}, batch.dtype, qkv,
+                       kv, out);
     }
 
     void linear_residual(const StepBatch& batch, const LinearWeight& weight, const void* x, void* hidden) override {

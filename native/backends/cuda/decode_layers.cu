@@ -11,10 +11,11 @@
 // that with the last tile of the matrix before: over a few matrices all SMs read as much.
 #include <algorithm>
 #include <memory>
+#include <cstdlib>
 
 #include "backends/cuda/attention_tiled.h"
 #include "backends/cuda/decode_layers.h"
-#include "backends/cuda/decode_layers_attention.cuh"
+#include "backends/cuda/attention_decode_part.cuh"
 #include "backends/cuda/device/grid_barrier.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/linear_decode_few.cuh"
@@ -83,10 +84,14 @@ template <typename T, bool kQuantized, typename D>
 constexpr int kStagesOfAttention =
     (D::kSharedBytes + FeedLayout<T, kQuantized>::kDataBytes - 1) / FeedLayout<T, kQuantized>::kDataBytes;
 
+// Memory for the rings, as few tiles as there can be: one of keys and one of values a warp.
+template <int kHeadDim>
+using LayersDecode = Decode<kHeadDim, 2 * Decode<kHeadDim>::kWarps * Decode<kHeadDim>::kTileBytes>;
+
 // The readers' part of attention in layer `layer`.
 template <typename T, bool kQuantized, typename D>
 __device__ void attend(const LayersParams& params, const LayerPointers& layer, FeedReader<T, kQuantized>& reader,
-                       LayersAttentionMemory<T, D>& shared) {
+                       PartBuffers<T, D>& shared) {
     constexpr int kBorrowed = kStagesOfAttention<T, kQuantized, D>;
     static_assert(kBorrowed <= 2 && kDecodeHeads * D::kWarps * D::kHeadDim * 4 <= FeedLayout<T, kQuantized>::kDataBytes);
     int stages[kBorrowed];
@@ -100,15 +105,7 @@ __device__ void attend(const LayersParams& params, const LayerPointers& layer, F
     };
     if (warp_index() < D::kWarps) {
         const DecodeParams& decode = params.attention;
-        const LayersAttention<T> attention = {decode,
-                                              layer.window,
-                                              layer.q_norm,
-                                              layer.k_norm,
-                                              params.cos_sin,
-                                              params.rotary_dim,
-                                              static_cast<const T*>(params.outputs[kQkv].data),
-                                              static_cast<T*>(layer.cache),
-                                              static_cast<T*>(const_cast<void*>(params.inputs[kOut].x))};
+        const DecodeRope rope{NewestToken::InQkv, layer.q_norm, layer.k_norm, params.cos_sin, params.rotary_dim};
         const PartMemory<D> memory{
             {memory_of[0], kBorrowed == 1 ? memory_of[0] + D::kSharedBytes / 2 : memory_of[kBorrowed - 1]},
             shared.stats,
@@ -120,7 +117,9 @@ __device__ void attend(const LayersParams& params, const LayerPointers& layer, F
         for (int32_t i = blockIdx.x; i < parts; i += gridDim.x) {
             if (i != static_cast<int32_t>(blockIdx.x)) attention_barrier<D::kThreads>();  // memory is free again
             const DecodePart part(decode, i % decode.splits, i / decode.splits % groups, i / decode.splits / groups);
-            attend_part<T, D>(attention, part, memory, shared, wait_for_qkv);
+            attend_part<T, D>(decode, rope, layer.window, part, memory, shared,
+                              static_cast<const T*>(params.outputs[kQkv].data), static_cast<T*>(layer.cache),
+                              static_cast<T*>(const_cast<void*>(params.inputs[kOut].x)), wait_for_qkv);
         }
     }
     wait_for_qkv();
@@ -131,7 +130,7 @@ __device__ void attend(const LayersParams& params, const LayerPointers& layer, F
 
 template <typename T, bool kQuantized, typename D>
 __device__ void read_layers(const LayersParams& params, const WeightFeed<T, kQuantized>& feed,
-                            const PartialSums& partial, unsigned char* x, LayersAttentionMemory<T, D>& shared) {
+                            const PartialSums& partial, unsigned char* x, PartBuffers<T, D>& shared) {
     const int slice = warp_index();
     FeedReader<T, kQuantized> reader(feed, slice);
     TileRotation tiles;
@@ -218,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, 1) decode_layers_kernel(const __grid
     if constexpr (kHasCopyEngine) {
         using D = LayersDecode<kHeadDim>;
         extern __shared__ __align__(kUnitAlign) unsigned char dynamic[];  // feed, partial sums, x
-        __shared__ LayersAttentionMemory<T, D> attention;
+        __shared__ PartBuffers<T, D> attention;
         const WeightFeed<T, kQuantized> feed(dynamic, params.stages, params.scale_bytes, min(kStagesInFlight, params.stages));
         const PartialSums partial(dynamic + FeedLayout<T, kQuantized>::bytes(params.stages, params.scale_bytes),
                                   params.num_rows);
@@ -354,6 +353,7 @@ bool decode_layers_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBat
     if (!device_traits().programmatic_launch || batch.num_rows == 0 || batch.num_rows > kFewRows ||
         (head_dim != 64 && head_dim != 128))
         return false;
+    if (getenv("NO_LAYERS")) return false;
     const auto params = std::make_unique<LayersParams>();
     if (!describe(scratch, batch, layers, rope, buffers, *params)) return false;
     bool launched = false;
