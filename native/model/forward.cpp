@@ -26,27 +26,20 @@ void forward(Ops& ops, const Model& model, const StepBatch& whole, const std::ve
 
     ops.embed(whole, model.weights.embedding, seen, b.hidden);
     ops.rope_table(whole, model.weights.rope, b.rope);
-    std::vector<DecodeLayer> layers;
-    layers.reserve(c.num_layers);
-    for (int i = 0; i < c.num_layers; ++i)
-        layers.push_back({&model.weights.layers[i],
-                          {c.num_heads, c.num_kv_heads, c.head_dim, c.window(i),
-                           1.0f / std::sqrt(static_cast<float>(c.head_dim))},
-                          {static_cast<char*>(model.kv_cache) + i * layer_bytes}});
-    if (whole.phase == Phase::Decode && tiles.size() == 1 &&
-        ops.decode_layers(tiles[0], layers, model.weights.rope, {b.hidden, b.qkv, b.attention, b.ffn, b.rope}))
-        return;
-    for (const DecodeLayer& layer : layers) {
-        const LayerWeights& weights = *layer.weights;
+    for (int i = 0; i < c.num_layers; ++i) {
+        const LayerWeights& layer = model.weights.layers[i];
+        const KvLayer kv{static_cast<char*>(model.kv_cache) + i * layer_bytes};
+        const AttentionShape shape{c.num_heads, c.num_kv_heads, c.head_dim, c.window(i),
+                                   1.0f / std::sqrt(static_cast<float>(c.head_dim))};
         int64_t row = 0;
         for (const StepBatch& tile : tiles) {
             char* hidden = static_cast<char*>(b.hidden) + row * c.hidden_dim * element;
             const float* rope = b.rope + row * c.rotary_dim;
-            ops.qkv_attention(tile, weights.qkv, layer.shape, model.weights.rope, rope, hidden, b.normed, b.qkv,
-                              layer.kv, b.attention);
-            ops.linear_residual(tile, weights.o_proj, b.attention, hidden);
-            ops.gate_up(tile, weights.post_attention_norm, weights.gate_up, hidden, b.normed, b.ffn);
-            ops.linear_residual(tile, weights.down_proj, b.ffn, hidden);
+            ops.qkv_attention(tile, layer.qkv, shape, model.weights.rope, rope, hidden, b.normed, b.qkv, kv,
+                              b.attention);
+            ops.linear_residual(tile, layer.o_proj, b.attention, hidden);
+            ops.gate_up(tile, layer.post_attention_norm, layer.gate_up, hidden, b.normed, b.ffn);
+            ops.linear_residual(tile, layer.down_proj, b.ffn, hidden);
             row += tile.num_rows;
         }
     }

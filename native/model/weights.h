@@ -36,6 +36,14 @@ struct VectorSpec {
 std::vector<LinearSpec> linear_specs(const ModelConfig& config);
 std::vector<VectorSpec> vector_specs(const ModelConfig& config);
 
+struct LayerWeights {
+    QkvWeights qkv;
+    LinearWeight o_proj;
+    NormWeight post_attention_norm;
+    LinearWeight gate_up;
+    LinearWeight down_proj;
+};
+
 struct ModelWeights {
     LinearWeight embedding;
     std::vector<LayerWeights> layers;

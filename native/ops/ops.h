@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "core/dtype.h"
 #include "model/config.h"
@@ -112,28 +111,6 @@ struct QkvWeights {
     NormWeight k_norm;
 };
 
-struct LayerWeights {
-    QkvWeights qkv;
-    LinearWeight o_proj;
-    NormWeight post_attention_norm;
-    LinearWeight gate_up;
-    LinearWeight down_proj;
-};
-
-// A layer, and where a step keeps what passes between its ops.
-struct DecodeLayer {
-    const LayerWeights* weights = nullptr;
-    AttentionShape shape;
-    KvLayer kv;
-};
-struct DecodeBuffers {
-    void* hidden = nullptr;     // T [num_rows, hidden_dim]
-    void* qkv = nullptr;        // T [num_rows, qkv_dim]; `ffn` may be the same memory
-    void* attention = nullptr;  // T [num_rows, num_heads * head_dim]
-    void* ffn = nullptr;        // T [num_rows, intermediate_dim]
-    const float* cos_sin = nullptr;  // of rope_table()
-};
-
 class Ops {
 public:
     virtual ~Ops() = default;
@@ -175,13 +152,6 @@ public:
     //   normed: T scratch [num_rows, hidden_dim]; out: T [num_rows, gate_up.n / 2]
     virtual void gate_up(const StepBatch& batch, const NormWeight& norm, const LinearWeight& gate_up,
                          const void* hidden, void* normed, void* out) = 0;
-
-    // The five ops above for all layers of a decode step at once, to the same bits, for backends that do better so. False,
-    // having done nothing, where this step is not one for it.
-    virtual bool decode_layers(const StepBatch& /*batch*/, const std::vector<DecodeLayer>& /*layers*/,
-                               const RopeParams& /*rope*/, const DecodeBuffers& /*buffers*/) {
-        return false;
-    }
 
     // logits[i] = RMSNorm(hidden[logits_rows[i]]) W^T for i < num_logits.
     //   normed: T scratch [num_logits, hidden_dim]; logits: float [num_logits, vocab_size]

@@ -15,28 +15,28 @@ constexpr int kDecodeHeads = 8;              // query heads of a block: the n of
 constexpr int kDecodeTileTokens = 16;        // positions of a tile: its m
 constexpr int kDecodeBlockBytes = 96 << 10;  // shared memory of a block: two fit on an SM, and one on the smallest GPU
 
-// kBytes: shared memory for the rings of all warps.
-template <int kHeadDim_, int kBytes = kDecodeBlockBytes>
+template <int kHeadDim>
 struct Decode {
-    static constexpr int kHeadDim = kHeadDim_;
     using Tile = HeadTile<kHeadDim>;
     static constexpr int kWarps = kHeadDim > 128 ? 4 : 8;
     static constexpr int kThreads = kWarps * kWarpSize;
     static constexpr int kStep = kWarps * kDecodeTileTokens;  // positions from one tile of a warp to its next
     static constexpr int kTileBytes = Tile::bytes(kDecodeTileTokens);
-    static constexpr int kDepth = kBytes / kWarps / kTileBytes;  // tiles of a ring, keys and values apart
+    static constexpr int kDepth = kDecodeBlockBytes / kWarps / kTileBytes;  // tiles of a ring, keys and values apart
     static constexpr int kRingBytes = kDepth * kTileBytes;                  // of a warp
     static constexpr int kSharedBytes = kWarps * kRingBytes;
     static constexpr int kAhead = (kDepth + 1) / 2;  // pairs of tiles that are requested before the first is used
     using Parts = WarpParts<kWarps, kDecodeHeads, kHeadDim>;
     static_assert(kRingBytes >= kDecodeHeads * Parts::kPitch * 4, "a warp's sums take the place of its ring");
+    static_assert(kSharedBytes >= SplitParts<kHeadDim>::shared_floats(kWarps, kDecodeHeads) * 4,
+                  "space to join the splits");
 };
 
 // Tiles of keys and values on their way to one warp, in the order of their use: keys, values, keys, ...
-template <typename T, typename D>
+template <typename T, int kHeadDim>
 struct TileStream {
-    static constexpr int kHeadDim = D::kHeadDim;
-    using Tile = typename D::Tile;
+    using D = Decode<kHeadDim>;
+    using Tile = HeadTile<kHeadDim>;
 
     const T* cache;
     const int32_t* pages;  // the sequence's row of the block table
@@ -46,15 +46,6 @@ struct TileStream {
     uint32_t ring;
     int lane;
 
-    // Of the tiles of warp `warp`.
-    __device__ int32_t first_token(int warp) const {
-        return begin / kDecodeTileTokens * kDecodeTileTokens + warp * kDecodeTileTokens;
-    }
-    // Fills the ring with the tiles from `token` on.
-    __device__ void request_first(int32_t token) const {
-#pragma unroll
-        for (int slot = 0; slot < D::kDepth; ++slot) request(token + slot / 2 * D::kStep, slot % 2, slot);
-    }
     __device__ uint32_t tile(int slot) const { return ring + slot * D::kTileBytes; }
     static __device__ int next(int slot) { return slot + 1 == D::kDepth ? 0 : slot + 1; }
 

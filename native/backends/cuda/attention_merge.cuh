@@ -25,26 +25,15 @@ __device__ void store_four(T* target, float4 value) {
     *reinterpret_cast<uint2*>(target) = {pack_pair<T>(value.x, value.y), pack_pair<T>(value.z, value.w)};
 }
 
-// A barrier of the block's first kThreads threads, which call: those that compute attention.
-template <int kThreads>
-__device__ inline void attention_barrier() {
-    asm volatile("bar.sync 2, %0;" ::"n"(kThreads) : "memory");
-}
-
-// The parts that the block's first kWarps warps hold in shared memory, of `heads` heads each.
+// The parts that the warps of a block hold in shared memory, of `heads` heads each.
 template <int kWarps, int kHeads, int kHeadDim>
 struct WarpParts {
     static constexpr int kPitch = kHeadDim + 4;  // makes the writes of a warp's accumulators free of bank conflicts
     static constexpr int kVectors = kHeadDim / 4;
 
-    const unsigned char* halves[2];    // memory of the lower and of the upper half of the warps
-    int stride;                        // bytes from warp to warp
+    const float* values;  // of warp w: values + w * stride, [heads][kPitch]
+    int stride;
     const PartStats (*stats)[kHeads];  // [kWarps]
-
-    // Of warp w: [heads][kPitch].
-    __device__ const float* values(int w) const {
-        return reinterpret_cast<const float*>((w < kWarps / 2 ? halves[0] : halves[1]) + w % (kWarps / 2) * stride);
-    }
 
     // All warps of one head joined: emit(head, vector, a, stats) for every group of four elements, by all threads.
     template <typename Emit>
@@ -60,7 +49,7 @@ struct WarpParts {
                 const float factor = exp2_fast(stats[w][head].largest - whole.largest);
                 whole.sum += factor * stats[w][head].sum;
                 total = add_scaled(total, factor,
-                                   *reinterpret_cast<const float4*>(values(w) + head * kPitch + vector * 4));
+                                   *reinterpret_cast<const float4*>(values + w * stride + head * kPitch + vector * 4));
             }
             emit(head, vector, total, whole);
         }
@@ -82,14 +71,18 @@ struct SplitParts {
         if (vector == 0) stats[at] = of_split;
     }
 
+    // Floats of shared memory for join().
+    static constexpr int shared_floats(int warps, int heads) { return (kWarpSize + warps * kHeadDim) * heads; }
+
     // Joins `count` parts, at most kWarpSize, of `heads` heads from `first_head` on and stores the result to
-    // out + head * kHeadDim. PRECOND: the block's first kWarps warps call.
-    //   factors: shared, [heads][kWarpSize]; sums: shared, [kWarps][heads * kVectors]
+    // out + head * kHeadDim. PRECOND: all threads of a block of kWarps warps call.
     template <int kWarps, typename T>
-    __device__ void join(int first_head, int heads, int count, float* factors, float4* sums, T* out) const {
+    __device__ void join(int first_head, int heads, int count, float* shared, T* out) const {
         constexpr int kRounds = kWarpSize / kWarps, kTogether = 2;  // loads in flight: all splits of so many items
         const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
         const int items = heads * kVectors;
+        float* factors = shared;                                               // [heads][kWarpSize]
+        float4* sums = reinterpret_cast<float4*>(shared + heads * kWarpSize);  // [kWarps][items]
         // Warp w adds the splits w, w + kWarps, ...; the first values are on their way while the factors are made.
         for (int first = lane; first < items || first == lane; first += kTogether * kWarpSize) {
             float4 value[kTogether][kRounds];
@@ -108,7 +101,7 @@ struct SplitParts {
                 for (int head = warp; head < heads; head += kWarps)
                     factors[head * kWarpSize + lane] =
                         split_factor(stats + int64_t{first_head + head} * pitch, count, lane);
-                attention_barrier<kWarps * kWarpSize>();
+                __syncthreads();
             }
 #pragma unroll
             for (int i = 0; i < kTogether; ++i) {
@@ -122,7 +115,7 @@ struct SplitParts {
                 sums[warp * items + item] = total;
             }
         }
-        attention_barrier<kWarps * kWarpSize>();
+        __syncthreads();
         for (int item = threadIdx.x; item < items; item += kWarps * kWarpSize) {
             float4 total = sums[item];
 #pragma unroll

@@ -7,7 +7,6 @@
 #include <tuple>
 
 #include "backends/cuda/attention.h"
-#include "backends/cuda/decode_layers.h"
 #include "backends/cuda/linear.h"
 #include "backends/cuda/measure.h"
 #include "backends/cuda/ops.h"
@@ -229,12 +228,6 @@ public:
         const DeviceScope scope(device_);
         normed_linear(batch, {norm, nullptr, normed}, gate_up, hidden, batch.num_rows,
                       {LinearOutput::Kind::SiluMul, out, gate_up.n / 2});
-    }
-
-    bool decode_layers(const StepBatch& batch, const std::vector<DecodeLayer>& layers, const RopeParams& rope,
-                       const DecodeBuffers& buffers) override {
-        const DeviceScope scope(device_);
-        return decode_layers_cuda(cuda_stream_.get(), scratch_, batch, layers, rope, buffers);
     }
 
     void logits(const StepBatch& batch, const NormWeight& norm, const LinearWeight& head, const void* hidden,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/linear_decode_kernels.h"
 #include "backends/cuda/linear_prefill.h"
 #include "backends/cuda/ops.h"
@@ -19,9 +20,7 @@ int32_t log2_of(int32_t value) {
     return log;
 }
 
-}  // namespace
-
-DecodeWeight decode_weight(const LinearWeight& weight) {
+DecodeWeight describe(const LinearWeight& weight) {
     const LinearLayout layout =
         linear_layout(DeviceKind::Cuda, weight.quantization, weight.dtype, weight.n, weight.k, weight.group_length);
     DecodeWeight result = {};
@@ -45,12 +44,26 @@ DecodeWeight decode_weight(const LinearWeight& weight) {
     return result;
 }
 
+}  // namespace
+
+#ifndef TL_DIFF
+#define TL_DIFF 4096
+#endif
+BlockShare block_share(LinearOutput::Kind kind, unsigned blocks) {
+    constexpr int32_t kReserved = 1024;  // shared memory that the system takes a block
+    constexpr int32_t kDifference = TL_DIFF;
+    const int32_t half = (device_traits().max_shared_bytes + kReserved) / 2 - kReserved;
+    const int32_t larger = half + kDifference / 2;
+    if (kind == LinearOutput::Kind::AddTo) return {larger, fills_sms(blocks) ? larger : 0};
+    return {half - kDifference / 2, 0};
+}
+
 void linear_decode_cuda(cudaStream_t cuda_stream, Scratch scratch, DType activation, const LinearWeight& weight,
                         const InputNorm& norm, const void* x, int64_t x_row_stride, int64_t rows,
                         const LinearOutput& out) {
     if (rows == 0) return;
     const bool quantized = weight.quantization == QuantizationType::W8A16;
-    const DecodeWeight packed = decode_weight(weight);
+    const DecodeWeight packed = describe(weight);
     DecodeInput input = {};
     input.x = x;
     input.row_stride = x_row_stride;

@@ -10,8 +10,18 @@ namespace tinyllm {
 
 constexpr int kFewRows = 8;
 
-// `weight` as the kernels see it.
-DecodeWeight decode_weight(const LinearWeight& weight);
+// Dynamic shared memory of a block where two fit an SM: at most `limit` bytes, at least `least`.
+struct BlockShare {
+    int32_t limit;
+    int32_t least;
+};
+
+// Kernels overlap: the next one's blocks take their places while this one runs. Each shall get one place on every SM;
+// two of its blocks on one, and none on another, and it takes twice as long, and all that follow inherit the places. So
+// an SM's shared memory is cut into unequal parts. Layers that add to the residual stream take the larger one, of which
+// an SM has no second; those between them take the smaller one, beside it. Where there are few blocks for the SMs,
+// nothing of this matters: then each takes what it needs.
+BlockShare block_share(LinearOutput::Kind kind, unsigned blocks);
 
 // Whether linear_decode_few takes `rows` rows of x: x must fit in shared memory beside the ring.
 bool fits_few(const DecodeWeight& weight, bool quantized, int64_t rows, bool normed);

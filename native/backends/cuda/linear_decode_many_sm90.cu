@@ -264,11 +264,12 @@ void launch(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weig
             float* partial, const LinearOutput& out) {
     using Stage = WeightStage<T, kQuantized, kColumns>;
     static_assert(2 * Stage::kBytes >= kColumns * kPitch * 4);
-    constexpr int kReserved = 1024;  // shared memory that the system takes a block
-    const int limit = (device_traits().max_shared_bytes + kReserved) / kBlocksOfSm<kColumns> - kReserved;
-    const int depth = std::min(kMaxStagesOfRing, limit / Stage::bytes(weight));
+    const dim3 blocks(ceil_div(weight.num_tiles * kTileRows, kBlockRows), weight.chunks);
+    const BlockShare share = kBlocksOfSm<kColumns> == 1 ? BlockShare{device_traits().max_shared_bytes, 0}
+                                                        : block_share(out.kind, blocks.x * blocks.y);
+    const int depth = std::min(kMaxStagesOfRing, share.limit / Stage::bytes(weight));
     TL_CHECK(depth >= 2);
-    const int32_t bytes = depth * Stage::bytes(weight);
+    const int32_t bytes = std::max(depth * Stage::bytes(weight), share.least);
     const auto kernel = many_rows_sm90_kernel<T, kQuantized, kColumns>;
     allow_all_shared_memory(kernel);
     const auto type = activation == DType::F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -288,7 +289,6 @@ void launch(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weig
                                                .box_rows = kColumns,
                                                .box_cols = 64,
                                                .swizzled = true});
-    const dim3 blocks(ceil_div(weight.num_tiles * kTileRows, kBlockRows), weight.chunks);
     launch_overlapped("launch of many_rows_sm90_kernel", kernel,
                       {blocks, kThreads<kColumns>, static_cast<size_t>(bytes)}, cuda_stream, weight, weight_map, x_map,
                       out, partial, input.rows, depth);

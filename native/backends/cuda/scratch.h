@@ -5,11 +5,9 @@
 
 namespace tinyllm {
 
-// Counters that lie in front of the scratch bytes: enough for one a tile of the largest launch that needs them, and
-// behind them that of device/grid_barrier.cuh, alone in its cache line.
-constexpr int64_t kScratchCounters = 16384 - 32;
-constexpr int64_t kGridBarrierCounter = kScratchCounters;
-constexpr int64_t kCounterBytes = 16384 * static_cast<int64_t>(sizeof(uint32_t));
+// Counters that lie in front of the scratch bytes: enough for one a tile of the largest launch that needs them.
+constexpr int64_t kScratchCounters = 16384;
+constexpr int64_t kCounterBytes = kScratchCounters * static_cast<int64_t>(sizeof(uint32_t));
 constexpr int64_t kScratchAlign = 256;
 
 // Every op of a step gets the same block, so nothing in it survives an op, with one exception: `counters` are all zero
@@ -19,7 +17,7 @@ constexpr int64_t kScratchAlign = 256;
 struct Scratch {
     void* data = nullptr;  // `bytes` bytes, kScratchAlign-aligned, contents undefined
     int64_t bytes = 0;
-    uint32_t* counters = nullptr;  // [kScratchCounters], and that of the grid barrier, which may be anything
+    uint32_t* counters = nullptr;  // [kScratchCounters]
 };
 
 }  // namespace tinyllm

@@ -52,30 +52,12 @@ void launch_overlapped(const char* call, void (*kernel)(Parameters...), const La
                shape.where.file_name(), static_cast<int>(shape.where.line()));
 }
 
-// Launches `kernel` in plain order, all of its blocks at the same time: they may wait for each other. Fails where they do
-// not fit the device together.
-template <typename... Parameters, typename... Arguments>
-void launch_cooperative(const char* call, void (*kernel)(Parameters...), const LaunchShape& shape,
-                        cudaStream_t cuda_stream, const Arguments&... arguments) {
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-    attributes[0].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-    attributes[1].id = cudaLaunchAttributeCooperative;
-    attributes[1].val.cooperative = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = shape.grid;
-    config.blockDim = shape.block;
-    config.dynamicSmemBytes = shape.shared_bytes;
-    config.stream = cuda_stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
-    cuda_check(cudaLaunchKernelEx(&config, kernel, static_cast<const Parameters&>(arguments)...), call,
-               shape.where.file_name(), static_cast<int>(shape.where.line()));
-}
-
 // Threads to name in __launch_bounds__ where several blocks shall fit an SM: registers are given to four warps at a time,
 // which the compiler's own reckoning leaves out (576 threads with 56 registers did not fit twice).
 constexpr int allocated_threads(int threads) { return (threads + 127) / 128 * 128; }
+
+// Whether so many blocks, of which an SM holds two, come to lie on most SMs.
+inline bool fills_sms(unsigned blocks) { return blocks > static_cast<unsigned>(device_traits().num_sms) / 2; }
 
 inline unsigned ceil_div(int64_t value, int64_t divisor) {
     return static_cast<unsigned>((value + divisor - 1) / divisor);

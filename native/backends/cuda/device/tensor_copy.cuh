@@ -71,18 +71,6 @@ __device__ inline void wait_for_phase(uint32_t barrier, uint32_t parity) {
         : "memory");
 }
 
-// What this thread wrote to shared memory comes before what the copy engine writes there, once it is asked to.
-__device__ inline void order_writes_before_copies() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
-// Brings a map to where the copy engine reads it, before it is needed.
-__device__ inline void prefetch_map(const CUtensorMap& map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
 // Copies the box of `map` at (column, row) to `target` and reports its bytes to `barrier`. What lies outside the tensor
 // arrives as zeros.
 __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int32_t column, int32_t row,
