@@ -65,8 +65,8 @@ public:
 
     void run(bool fused) {
         if (fused)
-            return backend_->qkv_attention(batch_, weights_, attention_, rope_, cos_sin_, hidden_, normed_, qkv_, cache_,
-                                           out_);
+            return backend_->qkv_attention(batch_, weights_, attention_, rope_, cos_sin_, hidden_, normed_, qkv_,
+                                           cache_, out_);
         backend_->qkv(batch_, weights_, attention_, rope_, cos_sin_, hidden_, normed_, qkv_, cache_);
         backend_->attention(batch_, attention_, qkv_, cache_, out_);
     }

@@ -17,9 +17,7 @@ bool takes_tiled(Phase phase, int32_t head_dim) {
 
 }  // namespace
 
-bool has_fused_rope(Phase phase, int32_t head_dim) {
-    return phase == Phase::Decode && takes_tiled(phase, head_dim);
-}
+bool has_fused_rope(Phase phase, int32_t head_dim) { return phase == Phase::Decode && takes_tiled(phase, head_dim); }
 
 void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
                     const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out) {

@@ -15,7 +15,7 @@ namespace tinyllm {
 // Where decode attention finds the step's own keys and values.
 enum class NewestToken : int32_t {
     InCache,  // and the queries are finished
-    InQkv,    // as the QKV matrix gave them: norms and RoPE are still to come, and the append to the cache
+    InQkv,    // as the QKV matrix gave them: norms, RoPE and the append to the cache are still to come
 };
 
 struct DecodeRope {
@@ -26,13 +26,12 @@ struct DecodeRope {
 };
 
 // Enqueues out[r, h] = softmax(softmax_scale * q[r, h] . K^T) V over the positions that row r sees:
-// (positions[r] - window, positions[r]], or [0, positions[r]] without a window. The keys and values of the step's own
-// rows are already in the cache.
+// (positions[r] - window, positions[r]], or [0, positions[r]] without a window.
 //   activation: type T of qkv, of the cache and of out: F16 or BF16
-//   qkv: T [num_rows, shape.qkv_dim()], of which the first num_heads * head_dim of a row are read
+//   qkv: T [num_rows, shape.qkv_dim()]; without the step's own keys and values only its q part is read
 //   out: T [num_rows, num_heads * head_dim]
-// With rope.newest == InQkv, which has_fused_rope() must allow, all this holds after the second half of Ops::qkv, which is
-// done on the way; qkv then is left as it was. A padding row (slot -1) reads no cache; its output is zero. The arrays of `batch` are device memory. For
+// InQkv, which has_fused_rope() must allow, does what Ops::qkv does after its matrix on the way; qkv is left as it was.
+// A padding row (slot -1) reads and appends nothing; its output is zero. The arrays of `batch` are device memory. For
 // Phase::Decode the order of summation of a row depends on its own length and the shape only. Throws CudaError where a
 // launch fails.
 void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,

@@ -19,8 +19,8 @@ struct OwnPosition {
     alignas(16) T newest[2][kHeadDim];  // key and value
 
     // Fills `queries` and, where `has_newest`, `newest`; all warps of the block call, then a barrier. qkv: the row's.
-    __device__ void load(const DecodeRope& rope, const AttentionShape& shape, int32_t row, const T* qkv, int32_t kv_head,
-                         int32_t first_head, int heads, bool has_newest) {
+    __device__ void load(const DecodeRope& rope, const AttentionShape& shape, int32_t row, const T* qkv,
+                         int32_t kv_head, int32_t first_head, int heads, bool has_newest) {
         const float* const angles = rope.cos_sin + int64_t{row} * rope.rotary_dim;
         const int lane = threadIdx.x % kWarpSize;
         for (int i = warp_index(); i < heads + (has_newest ? 2 : 0); i += blockDim.x / kWarpSize) {

@@ -46,12 +46,9 @@ DecodeWeight describe(const LinearWeight& weight) {
 
 }  // namespace
 
-#ifndef TL_DIFF
-#define TL_DIFF 4096
-#endif
 BlockShare block_share(LinearOutput::Kind kind, unsigned blocks) {
     constexpr int32_t kReserved = 1024;  // shared memory that the system takes a block
-    constexpr int32_t kDifference = TL_DIFF;
+    constexpr int32_t kDifference = 4096;
     const int32_t half = (device_traits().max_shared_bytes + kReserved) / 2 - kReserved;
     const int32_t larger = half + kDifference / 2;
     if (kind == LinearOutput::Kind::AddTo) return {larger, fills_sms(blocks) ? larger : 0};

@@ -196,8 +196,8 @@ int32_t shared_bytes(const DecodeWeight& weight, int32_t rows, bool normed, int 
            input_bytes(weight.units, rows, normed);
 }
 
-// Stages: as many as fit in `limit` bytes; where not even two do, as many as fit one block; 0 where that is not possible
-// either.
+// Stages: as many as fit in `limit` bytes; where not even two do, as many as fit one block; 0 where that is not
+// possible either.
 template <typename T, bool kQuantized>
 int stages_that_fit(const DecodeWeight& weight, int32_t rows, bool normed, int32_t limit) {
     for (const int32_t bytes : {limit, device_traits().max_shared_bytes}) {

@@ -35,8 +35,7 @@ __global__ void rope_append_kernel(Step step, NormWeight q_norm, NormWeight k_no
     const int32_t slot = step.slots[row], position = step.positions[row];
     const int64_t page = slot < 0 ? 0 : step.block_table[int64_t{slot} * step.pages_per_seq + position / kPageTokens];
     wait_for_predecessor();
-    // Not earlier: what follows would take its places on the SMs while the matrix still runs on some, two blocks of the
-    // next matrix would come to share an SM, and that matrix would take twice as long (12 us a layer at 7B).
+    // Not earlier: what follows would take its places on the SMs while the matrix still runs on some of them.
     release_successor();
     if (head >= num_heads + 2 * num_kv_heads || slot < 0) return;
     T* source = qkv + (int64_t{row} * (num_heads + 2 * num_kv_heads) + head) * head_dim;

@@ -52,8 +52,8 @@ void launch_overlapped(const char* call, void (*kernel)(Parameters...), const La
                shape.where.file_name(), static_cast<int>(shape.where.line()));
 }
 
-// Threads to name in __launch_bounds__ where several blocks shall fit an SM: registers are given to four warps at a time,
-// which the compiler's own reckoning leaves out (576 threads with 56 registers did not fit twice).
+// Threads to name in __launch_bounds__ where several blocks shall fit an SM: registers are given to four warps at a
+// time, which the compiler's own reckoning leaves out (576 threads with 56 registers did not fit twice).
 constexpr int allocated_threads(int threads) { return (threads + 127) / 128 * 128; }
 
 // Whether so many blocks, of which an SM holds two, come to lie on most SMs.
