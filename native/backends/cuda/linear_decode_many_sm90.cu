@@ -223,6 +223,7 @@ __global__ void __launch_bounds__(allocated_threads(kThreads<kColumns>), kBlocks
     const int32_t first_slice = blockIdx.y * slices, end_slice = first_slice + slices;
     float* const results = reinterpret_cast<float*>(shared);
     const int warp = warp_index();
+    Consumer<T, kQuantized, kColumns> consumer(weight, ring, shared);
     if (warp >= kConsumerWarps) {
         if constexpr (kMovesRegisters<kColumns>) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == kConsumerWarps && elect_lane())
@@ -232,11 +233,10 @@ __global__ void __launch_bounds__(allocated_threads(kThreads<kColumns>), kBlocks
     } else {
         if constexpr (kMovesRegisters<kColumns>) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         wait_for_predecessor();
-        Consumer<T, kQuantized, kColumns> consumer(weight, ring, shared);
         consumer.multiply(first_slice, end_slice);
-        input_barrier<kConsumerThreads>();  // all stages have been read
-        consumer.put(results);
     }
+    __syncthreads();  // all stages have been read
+    if (warp < kConsumerWarps) consumer.put(results);
     __syncthreads();
 
     const int32_t n_padded = weight.num_tiles * kTileRows;
