@@ -223,25 +223,25 @@ __global__ void __launch_bounds__(allocated_threads(kThreads<kColumns>), kBlocks
     const int32_t first_slice = blockIdx.y * slices, end_slice = first_slice + slices;
     float* const results = reinterpret_cast<float*>(shared);
     const int warp = warp_index();
-    Consumer<T, kQuantized, kColumns> consumer(weight, ring, shared);
     if (warp >= kConsumerWarps) {
         if constexpr (kMovesRegisters<kColumns>) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (warp == kConsumerWarps && elect_lane())
             produce_stages(weight, weight_map, x_map, ring, first_row, UnitWalk(weight.units, first_slice, end_slice));
-        __syncwarp();
-        wait_for_predecessor();
-    } else {
-        if constexpr (kMovesRegisters<kColumns>) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        wait_for_predecessor();
-        consumer.multiply(first_slice, end_slice);
+        return;
     }
-    __syncthreads();  // all stages have been read
-    if (warp < kConsumerWarps) consumer.put(results);
-    __syncthreads();
+    if constexpr (kMovesRegisters<kColumns>) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    wait_for_predecessor();
+    {
+        Consumer<T, kQuantized, kColumns> consumer(weight, ring, shared);
+        consumer.multiply(first_slice, end_slice);
+        input_barrier<kConsumerThreads>();  // all stages have been read
+        consumer.put(results);
+    }
+    input_barrier<kConsumerThreads>();
 
     const int32_t n_padded = weight.num_tiles * kTileRows;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < rows * (kBlockRows / 2); i += kThreads<kColumns>) {
+    for (int i = threadIdx.x; i < rows * (kBlockRows / 2); i += kConsumerThreads) {
         const int row = i / (kBlockRows / 2), output = i % (kBlockRows / 2) * 2;
         const int32_t first = first_row + output;
         if (first >= n_padded) continue;
