@@ -70,13 +70,14 @@ native_tests() {
 }
 
 small=(--preset smollm2-135m --layers 2 --vocab 1000 --device cuda --no-ceilings --repeat 1)
-# sanitize TOOL ARGUMENTS...: the bench and a Python generation. Both decode linear kernels (up to 8 rows and more), both
-# kinds of weights and activations, a context that decode attention cuts in parts.
+# sanitize TOOL ARGUMENTS...: the bench and a Python generation. All decode linear kernels (up to 8 rows, to 16 and to 64,
+# which has a producer of its own kind), both kinds of weights and activations, a context that decode attention cuts in
+# parts.
 sanitize() {
     local tool=$1
     shift
     compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" \
-        "$work/release/native/tinyllm-bench" "${small[@]}" --prompt 70 --generate 3 --batch 1,5,12 --context 70 &&
+        "$work/release/native/tinyllm-bench" "${small[@]}" --prompt 70 --generate 3 --batch 1,5,12,40 --context 70 &&
         compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" \
             "$work/release/native/tinyllm-bench" "${small[@]}" --prompt 0 --generate 3 --batch 1,9 --context 600 \
             --quantization none --dtype bfloat16 --layers 1 &&
