@@ -78,7 +78,7 @@ def test_a_failed_load_gives_everything_back() -> None:
 
 def test_a_full_gpu_is_an_error_and_what_runs_goes_on() -> None:
     result = run("full")
-    assert result["free"] < 8 * MB  # than the reserve: what the driver still counts as free, it did not give
+    assert result["free"] < 8 * MB  # the reserve; the driver counts some bytes as free that it does not give
     assert result["running"] == [result["expected"]] * 3
     *steps, load = result["errors"]
     assert steps == [""] * 4  # the code of new kernels went into the reserve

@@ -3,6 +3,7 @@
 
 #include "backends/cuda/attention_simple.h"
 #include "backends/cuda/attention_tiled.h"
+#include "core/error.h"
 
 namespace tinyllm {
 
@@ -22,6 +23,7 @@ bool has_fused_rope(Phase phase, int32_t head_dim) { return phase == Phase::Deco
 void attention_cuda(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
                     const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out) {
     if (batch.num_rows == 0) return;
+    TL_CHECK(rope.newest == NewestToken::InCache || has_fused_rope(batch.phase, shape.head_dim));
     if (!takes_tiled(batch.phase, shape.head_dim))
         attention_simple_cuda(cuda_stream, batch, shape, activation, qkv, kv, out);
     else if (batch.phase == Phase::Decode)

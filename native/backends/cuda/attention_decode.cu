@@ -5,7 +5,7 @@
 // Where wanted, RoPE of q and k and the append to the cache happen on the way (attention_decode_own.cuh).
 // Bound by reading K and V once: 4 bytes a position, kv head and element of head_dim.
 //
-// A block takes one part of a row's context (attention_tiled.h) and up to kDecodeHeads query heads of one kv head,
+// A block takes one part of a row's context (attention_split.h) and up to kDecodeHeads query heads of one kv head,
 // which share every load. Its warps take tiles of 16 positions in turn, each through a ring of its own in shared
 // memory, so that no barrier stands between a load and its use. With positions as the rows of the matrices, S^T = K Q^T
 // and O^T = V^T P^T (m16n8k16), eight heads fill a tile, and the heads of a lane are the same in both products. The
@@ -31,7 +31,8 @@ struct DecodeParams {
     const int32_t* block_table;
     int32_t pages_per_seq;
     int32_t head_groups;  // blocks that share the query heads of one kv head
-    // Whether the next kernel starts before the QKV matrix has ended. In small models that is for the worse.
+    // Whether the next kernel, the output matrix, starts before the QKV matrix has ended. Where it has few blocks, as
+    // in small models, that is for the worse.
     bool releases_first;
     float* part_values;
     PartStats* part_stats;
@@ -54,28 +55,36 @@ struct RowSplits {
 };
 
 // True in every thread of the last of `count` blocks that call with this counter, which then is zero again; that
-// block sees what the others wrote before.
-__device__ bool is_last_block(uint32_t* counter, int32_t count) {
-    __shared__ bool last;
+// block sees what the others wrote before. `shared` may hold something that is no longer used.
+__device__ bool is_last_block(uint32_t* counter, int32_t count, uint32_t* shared) {
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();  // orders the whole block's writes, which the barrier put before this
-        last = atomicAdd(counter, 1) == static_cast<uint32_t>(count - 1);
-        if (last) *counter = 0;
+        const uint32_t before = atomicAdd(counter, 1);
+        if (before == static_cast<uint32_t>(count - 1)) *counter = 0;
+        *shared = before;
         __threadfence();
     }
     __syncthreads();
-    return last;
+    return *shared == static_cast<uint32_t>(count - 1);
 }
+
+// Shared memory beside the rings. What is in it counts: with 96 KB of rings, a block has 3 KB left on the smallest GPU.
+template <typename T, int kHeadDim>
+struct DecodeShared {
+    PartStats warp_stats[Decode<kHeadDim>::kWarps][kDecodeHeads];
+    OwnPosition<T, kHeadDim> own;
+};
+constexpr int kDynamicAlign = 1024;  // of the rings, which lie behind it
 
 // PRECOND: grid (most splits of a row, num_kv_heads * head_groups, num_rows), block Decode<kHeadDim>::kThreads.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
     attention_decode_kernel(const DecodeParams params, const DecodeRope rope, const T* qkv, T* cache, T* out) {
     using D = Decode<kHeadDim>;
-    extern __shared__ __align__(1024) unsigned char shared[];
-    __shared__ PartStats warp_stats[D::kWarps][kDecodeHeads];
-    __shared__ OwnPosition<T, kHeadDim> own;
+    extern __shared__ __align__(kDynamicAlign) unsigned char shared[];
+    __shared__ DecodeShared<T, kHeadDim> beside;
+    OwnPosition<T, kHeadDim>& own = beside.own;
     if (params.releases_first) release_successor();
     const AttentionShape& shape = params.shape;
     const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
@@ -113,7 +122,8 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
     int32_t token = begin / kDecodeTileTokens * kDecodeTileTokens + warp * kDecodeTileTokens;
 
     // Only the newest position comes from a predecessor: the others were written by earlier steps, which ended before
-    // this step's inputs were uploaded. So the first tiles are requested before the wait.
+    // this step's inputs were uploaded. So unless that one is in the cache, too, the first tiles are requested before
+    // the wait.
     const int64_t page = stream.pages[position / kPageTokens];
     if (!is_own) wait_for_predecessor();
 #pragma unroll
@@ -158,10 +168,10 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
         stream.request(token + D::kAhead * D::kStep, 1 - D::kDepth % 2, slot);
         slot = stream.next(slot);
     }
-    softmax.finish(heads, lane, reinterpret_cast<float*>(ring), warp_stats[warp]);
+    softmax.finish(heads, lane, reinterpret_cast<float*>(ring), beside.warp_stats[warp]);
     __syncthreads();
 
-    const typename D::Parts warps{reinterpret_cast<const float*>(shared), D::kRingBytes / 4, warp_stats};
+    const typename D::Parts warps{reinterpret_cast<const float*>(shared), D::kRingBytes / 4, beside.warp_stats};
     if (splits.count == 1) {
         warps.join(heads, [&](int head, int vector, float4 value, PartStats whole) {
             store_four(result + head * kHeadDim + vector * 4, add_scaled({}, 1.0f / whole.sum, value));
@@ -174,7 +184,8 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
     warps.join(heads, [&](int head, int vector, float4 value, PartStats whole) {
         parts.store(first_head + head, split, vector, value, whole);
     });
-    if (!is_last_block(params.counters + row * gridDim.y + blockIdx.y, splits.count)) return;
+    uint32_t* const counter = params.counters + row * gridDim.y + blockIdx.y;
+    if (!is_last_block(counter, splits.count, reinterpret_cast<uint32_t*>(&beside.warp_stats))) return;
     parts.template join<D::kWarps>(first_head, heads, splits.count, reinterpret_cast<float*>(shared), result);
 }
 
@@ -224,7 +235,10 @@ void launch_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& b
 
 int32_t attention_decode_shared_bytes(int32_t head_dim) {
     int32_t bytes = 0;
-    with_head_dim(head_dim, [&](auto dim) { bytes = Decode<dim()>::kSharedBytes; });
+    with_head_dim(head_dim, [&](auto dim) {
+        constexpr int kBeside = static_cast<int>(sizeof(DecodeShared<__half, dim()>));
+        bytes = Decode<dim()>::kSharedBytes + (kBeside + kDynamicAlign - 1) / kDynamicAlign * kDynamicAlign;
+    });
     return bytes;
 }
 

@@ -13,7 +13,7 @@ namespace tinyllm {
 
 constexpr int kDecodeHeads = 8;              // query heads of a block: the n of m16n8k16
 constexpr int kDecodeTileTokens = 16;        // positions of a tile: its m
-constexpr int kDecodeBlockBytes = 96 << 10;  // shared memory of a block: two fit on an SM, and one on the smallest GPU
+constexpr int kDecodeBlockBytes = 96 << 10;  // rings of a block: two fit on an SM, and one on the smallest GPU
 
 template <int kHeadDim>
 struct Decode {

@@ -1,4 +1,4 @@
-// Which decode kernel computes a linear layer, and what both need to know about the weight.
+// Which decode kernel computes a linear layer, and what the kernels need to know about the weight.
 #include "backends/cuda/linear_decode.h"
 
 #include <algorithm>
@@ -48,7 +48,7 @@ DecodeWeight describe(const LinearWeight& weight) {
 
 BlockShare block_share(LinearOutput::Kind kind, unsigned blocks) {
     constexpr int32_t kReserved = 1024;  // shared memory that the system takes a block
-    constexpr int32_t kDifference = 4096;
+    constexpr int32_t kDifference = 2048;
     const int32_t half = (device_traits().max_shared_bytes + kReserved) / 2 - kReserved;
     const int32_t larger = half + kDifference / 2;
     if (kind == LinearOutput::Kind::AddTo) return {larger, fills_sms(blocks) ? larger : 0};

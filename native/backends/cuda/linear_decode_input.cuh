@@ -35,7 +35,7 @@ union Vector8 {
 
 // A barrier of the block's first kThreads threads, which call. Barrier 0 is that of all threads.
 template <int kThreads>
-__device__ void input_barrier() {
+__device__ void first_threads_barrier() {
     asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
 }
 
@@ -70,7 +70,7 @@ __device__ void load_input(const DecodeInput& in, int32_t k, int32_t units, unsi
                 row[i] = i < k ? __ldcg(source + i) : T(0.0f);
         }
     }
-    input_barrier<kThreads>();
+    first_threads_barrier<kThreads>();
 }
 
 // The same with RMSNorm, for aligned x of up to kMaxNormed elements a row. The sum of squares is taken in the order of
@@ -119,7 +119,7 @@ public:
                 if (threadIdx.x % kWarpSize == 0) sums[r * input_sums(units) + block] = sum;
             }
         }
-        input_barrier<kThreads>();
+        first_threads_barrier<kThreads>();
 #pragma unroll 1
         for (int32_t r = 0; r < in.rows; ++r) {
             const float factor =
@@ -136,7 +136,7 @@ public:
                 rows[r * pitch + vector] = value.whole;
             }
         }
-        input_barrier<kThreads>();
+        first_threads_barrier<kThreads>();
     }
 
 private:

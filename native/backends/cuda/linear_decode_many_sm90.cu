@@ -231,13 +231,11 @@ __global__ void __launch_bounds__(allocated_threads(kThreads<kColumns>), kBlocks
     }
     if constexpr (kMovesRegisters<kColumns>) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     wait_for_predecessor();
-    {
-        Consumer<T, kQuantized, kColumns> consumer(weight, ring, shared);
-        consumer.multiply(first_slice, end_slice);
-        input_barrier<kConsumerThreads>();  // all stages have been read
-        consumer.put(results);
-    }
-    input_barrier<kConsumerThreads>();
+    Consumer<T, kQuantized, kColumns> consumer(weight, ring, shared);
+    consumer.multiply(first_slice, end_slice);
+    first_threads_barrier<kConsumerThreads>();  // all stages have been read
+    consumer.put(results);
+    first_threads_barrier<kConsumerThreads>();
 
     const int32_t n_padded = weight.num_tiles * kTileRows;
 #pragma unroll 1

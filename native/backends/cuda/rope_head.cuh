@@ -1,4 +1,4 @@
-// Per-head RMSNorm and RoPE of one head (qkv.cu, decode_layers.cu).
+// Per-head RMSNorm and RoPE of one head (qkv.cu, attention_decode_own.cuh).
 #pragma once
 
 #include "backends/cuda/device/convert.cuh"
