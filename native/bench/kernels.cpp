@@ -74,6 +74,7 @@ private:
             [&](size_t) { backend_.rope_table(step.batch, rope_, static_cast<float*>(cos_sin_->data())); });
         for (const LinearSpec& spec : linear_specs(model_)) {
             if (spec.name == "layers.0.qkv") qkv(step, spec);
+            if (spec.name == "layers.0.qkv") qkv_attention(step, spec);
             if (spec.name == "layers.0.o_proj") attention(step);
             if (spec.name == "layers.0.o_proj" || spec.name == "layers.0.down_proj")
                 linear(spec.name.substr(9), step, spec, [&](const LinearWeight& weight) {
@@ -130,11 +131,16 @@ private:
                 [&](size_t i) { backend_.embed(step.batch, table.weights[i], nullptr, hidden_->data()); });
     }
 
-    void qkv(const KernelStep& step, const LinearSpec& spec) {
-        const RotatedCache cache = data_.cache(step.num_pages, 1);
+    QkvWeights qkv_weights() const {
         QkvWeights weights;
         weights.input_norm = norm_;
         if (model_.qk_norm) weights.q_norm = weights.k_norm = norm_;
+        return weights;
+    }
+
+    void qkv(const KernelStep& step, const LinearSpec& spec) {
+        const RotatedCache cache = data_.cache(step.num_pages, 1);
+        QkvWeights weights = qkv_weights();
         linear("qkv", step, spec, [&](const LinearWeight& weight) {
             weights.qkv = weight;
             backend_.qkv(step.batch, weights, shape_, rope_, static_cast<const float*>(cos_sin_->data()),
@@ -142,25 +148,51 @@ private:
         });
     }
 
-    void attention(const KernelStep& step) {
-        const RotatedCache cache = data_.cache(step.num_pages, KernelData::kMaxCopies);
+    int64_t positions_of(const KernelStep& step) const {
+        return step.batch.phase == Phase::Decode ? options_.context : step.batch.num_rows;
+    }
+
+    Cost attention_cost(const KernelStep& step) const {
         // Positions that the rows see, and those of them that differ.
         const bool decode = step.batch.phase == Phase::Decode;
-        const double rows = step.batch.num_rows, kv_len = decode ? options_.context : rows;
+        const double rows = step.batch.num_rows, kv_len = static_cast<double>(positions_of(step));
         const double window = shape_.window > 0 ? std::min<double>(shape_.window, kv_len) : kv_len;
         const double seen = decode ? rows * window : window * rows - window * (window - 1) / 2;
         const double distinct = decode ? seen : kv_len;
-        const Cost cost{2.0 * distinct * model_.kv_dim() * static_cast<double>(dtype_size(model_.dtype)),
-                        4.0 * seen * model_.q_dim()};
-        row("attention", step, static_cast<int64_t>(kv_len), model_.kv_dim(), cache.copies, cost,
+        return {2.0 * distinct * model_.kv_dim() * static_cast<double>(dtype_size(model_.dtype)),
+                4.0 * seen * model_.q_dim()};
+    }
+
+    void attention(const KernelStep& step) {
+        const RotatedCache cache = data_.cache(step.num_pages, KernelData::kMaxCopies);
+        row("attention", step, positions_of(step), model_.kv_dim(), cache.copies, attention_cost(step),
             [&](size_t i) { backend_.attention(step.batch, shape_, wide_->data(), cache.layers[i], normed_->data()); });
+    }
+
+    // Both at once, as a step does it.
+    void qkv_attention(const KernelStep& step, const LinearSpec& spec) {
+        const RotatedWeight weight = data_.weight(spec);
+        const RotatedCache cache = data_.cache(step.num_pages, KernelData::kMaxCopies);
+        const Cost matrix = linear_cost(step, spec), attention = attention_cost(step);
+        QkvWeights weights = qkv_weights();
+        row("qkv_attention", step, spec.n, spec.k, weight.copies,
+            {matrix.bytes + attention.bytes, matrix.flops + attention.flops}, [&](size_t i) {
+                weights.qkv = weight.weights[i];
+                backend_.qkv_attention(step.batch, weights, shape_, rope_, static_cast<const float*>(cos_sin_->data()),
+                                       hidden_->data(), normed_->data(), wide_->data(), cache.layers[i % cache.copies],
+                                       normed_->data());
+            });
+    }
+
+    Cost linear_cost(const KernelStep& step, const LinearSpec& spec) const {
+        return {bytes_of(spec.layout(model_, options_.device)), 2.0 * step.batch.num_rows * spec.n * spec.k};
     }
 
     void linear(const std::string& op, const KernelStep& step, const LinearSpec& spec,
                 const std::function<void(const LinearWeight&)>& call) {
         const RotatedWeight weight = data_.weight(spec);
-        const Cost cost{bytes_of(spec.layout(model_, options_.device)), 2.0 * step.batch.num_rows * spec.n * spec.k};
-        row(op, step, spec.n, spec.k, weight.copies, cost, [&](size_t i) { call(weight.weights[i]); });
+        row(op, step, spec.n, spec.k, weight.copies, linear_cost(step, spec),
+            [&](size_t i) { call(weight.weights[i]); });
     }
 
     bool has_ceilings() const { return !std::isnan(ceilings_.read_bandwidth); }

@@ -136,7 +136,8 @@ public:
     virtual void attention(const StepBatch& batch, const AttentionShape& shape, const void* qkv, const KvLayer& kv,
                            void* out) = 0;
 
-    // qkv(), then attention() of the same rows, to the same bits; what `qkv` holds afterwards is unspecified.
+    // qkv(), then attention() of the same rows, to the same bits. What `qkv` holds afterwards is unspecified; `out` may
+    // be the memory of `normed`.
     virtual void qkv_attention(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape,
                                const RopeParams& rope, const float* cos_sin, const void* hidden, void* normed,
                                void* qkv, const KvLayer& kv, void* out) {

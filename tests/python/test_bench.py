@@ -89,7 +89,7 @@ def test_kernels_have_a_row_each(device: str, settings: list[str], tmp_path: Pat
         (row["values"]["op"], row["values"]["phase"], row["values"]["rows"]): row["values"]
         for row in json.loads(target.read_text())["results"]
     }
-    layer = ["embed", "rope_table", "qkv", "attention", "o_proj", "gate_up", "down_proj"]
+    layer = ["embed", "rope_table", "qkv", "qkv_attention", "attention", "o_proj", "gate_up", "down_proj"]
     decode = [*layer, "logits", "sample_greedy", "sample_top_kp"]
     expected = {(op, "decode", count) for op in decode for count in (1, 4, 16, 64)}
     assert set(rows) == expected | {(op, "prefill", 32) for op in layer}
