@@ -56,15 +56,11 @@ public:
     }
 
     ~CudaBackend() override {
-        if (!device_accepts_calls(device_)) return;
-        // Memory goes back to the driver with the pool only if every free has happened by then.
-        TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(cuda_stream_.get()));
-        try {
-            const DeviceScope scope(device_);
+        release_on(device_, [this] {
+            // Memory goes back to the driver with the pool only if every free has happened by then.
+            TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(cuda_stream_.get()));
             graphs_.clear(device_);  // here, where the ledger can book it
-        } catch (const Error&) {
-            // Reported where it happened; the graphs' own destructors come next.
-        }
+        });
     }
 
     DeviceKind kind() const override { return DeviceKind::Cuda; }

@@ -38,7 +38,7 @@ WeightStager::WeightStager(const MemoryPool& pool, const CudaStream& cuda_stream
 
 WeightStager::~WeightStager() {
     // A load that threw may have left copies in flight, and the slabs are freed in the order of the other stream.
-    if (device_accepts_calls(copy_stream_.device())) TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(copy_stream_.get()));
+    release_on(copy_stream_.device(), [this] { TL_CUDA_CHECK_NOTHROW(cudaStreamSynchronize(copy_stream_.get())); });
 }
 
 int64_t WeightStager::load(const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor,

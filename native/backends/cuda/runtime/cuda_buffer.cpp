@@ -66,7 +66,7 @@ void DeviceBlock::swap(DeviceBlock& other) noexcept {
 void DeviceBlock::release() noexcept {
     if (data_ == nullptr) return;
     if (tracker_ != nullptr) tracker_->on_free(component_, bytes_, data_);
-    if (device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaFreeAsync(data_, cuda_stream_));
+    release_on(device_, [this] { TL_CUDA_CHECK_NOTHROW(cudaFreeAsync(data_, cuda_stream_)); });
     data_ = nullptr;
     bytes_ = 0;
 }

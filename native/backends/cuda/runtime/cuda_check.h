@@ -1,4 +1,4 @@
-// CUDA errors: every call and every launch goes through one of the three macros at the end.
+// CUDA errors: every call and every launch goes through one of the macros at the end.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -43,7 +43,9 @@ inline void cuda_check_nothrow(cudaError_t code, const char* call, const char* f
 
 // Checks a CUDA runtime call.
 #define TL_CUDA_CHECK(call) ::tinyllm::cuda_check((call), #call, __FILE__, __LINE__)
-// The same where an exception must not leave.
+// Checks a call of the driver API, whose codes are the runtime's of the same numbers.
+#define TL_DRIVER_CHECK(call) ::tinyllm::cuda_check(static_cast<cudaError_t>(call), #call, __FILE__, __LINE__)
+// TL_CUDA_CHECK where an exception must not leave.
 #define TL_CUDA_CHECK_NOTHROW(call) ::tinyllm::cuda_check_nothrow((call), #call, __FILE__, __LINE__)
 // Right after a launch with <<<>>>; `name` (a string) says which kernel.
 #define TL_CUDA_CHECK_LAUNCH(name) ::tinyllm::cuda_check(cudaGetLastError(), "launch of " name, __FILE__, __LINE__)

@@ -45,7 +45,7 @@ float CudaEvent::elapsed_ms(const CudaEvent& start) const {
 }
 
 void CudaEvent::release() noexcept {
-    if (event_ != nullptr && device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaEventDestroy(event_));
+    if (event_ != nullptr) release_on(device_, [this] { TL_CUDA_CHECK_NOTHROW(cudaEventDestroy(event_)); });
     event_ = nullptr;
 }
 

@@ -71,7 +71,7 @@ void CudaGraph::launch(const CudaStream& cuda_stream) const {
 }
 
 void CudaGraph::release() noexcept {
-    if (graph_ != nullptr && device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaGraphExecDestroy(graph_));
+    if (graph_ != nullptr) release_on(device_, [this] { TL_CUDA_CHECK_NOTHROW(cudaGraphExecDestroy(graph_)); });
     graph_ = nullptr;
 }
 

@@ -34,7 +34,7 @@ void CudaStream::synchronize() const {
 }
 
 void CudaStream::release() noexcept {
-    if (stream_ != nullptr && device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaStreamDestroy(stream_));
+    if (stream_ != nullptr) release_on(device_, [this] { TL_CUDA_CHECK_NOTHROW(cudaStreamDestroy(stream_)); });
     stream_ = nullptr;
 }
 

@@ -1,5 +1,3 @@
-#include <cuda.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -11,6 +9,7 @@
 #include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/driver_function.h"
 #include "backends/cuda/runtime/driver_ledger.h"
+#include "backends/cuda/runtime/primary_context.h"
 
 namespace tinyllm {
 
@@ -62,20 +61,17 @@ std::string properties_problem(int index, const cudaDeviceProp& properties) {
 // Free bytes of a device. The question needs a context; the primary one is taken for the moment and given back, so that
 // merely listing devices does not keep several hundred MB on each. Returns 0 where the driver refuses (a full GPU).
 uint64_t free_bytes_of(int index) {
-    const auto retain = driver_function<CUresult (*)(CUcontext*, CUdevice)>("cuDevicePrimaryCtxRetain");
-    const auto release = driver_function<CUresult (*)(CUdevice)>("cuDevicePrimaryCtxRelease");
-    const auto push = driver_function<CUresult (*)(CUcontext)>("cuCtxPushCurrent");
-    const auto pop = driver_function<CUresult (*)(CUcontext*)>("cuCtxPopCurrent");
+    // Not the runtime's cudaMemGetInfo: that would keep the context.
     const auto memory_info = driver_function<CUresult (*)(size_t*, size_t*)>("cuMemGetInfo");
-    CUcontext context = nullptr;
-    if (retain(&context, index) != CUDA_SUCCESS) return 0;
-    size_t free_bytes = 0, total_bytes = 0;
-    if (push(context) == CUDA_SUCCESS) {
-        if (memory_info(&free_bytes, &total_bytes) != CUDA_SUCCESS) free_bytes = 0;
-        pop(&context);
+    try {
+        const PrimaryContext context(index);
+        const CurrentContext current(context.get());
+        size_t free_bytes = 0, total_bytes = 0;
+        TL_DRIVER_CHECK(memory_info(&free_bytes, &total_bytes));
+        return free_bytes;
+    } catch (const CudaError&) {
+        return 0;
     }
-    release(index);
-    return free_bytes;
 }
 
 // Cuts off what does not fit; `target` is zeroed before.
@@ -160,7 +156,6 @@ std::string cuda_device_problem(int index) {
 }
 
 const DeviceTraits& device_traits() {
-    constexpr int kMaxDevices = 64;
     static std::array<DeviceTraits, kMaxDevices> traits;
     static std::array<std::once_flag, kMaxDevices> once;
     int device = 0;

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <mutex>
 
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/process_exit.h"
@@ -10,13 +11,24 @@ namespace tinyllm {
 
 namespace {
 
-constexpr int kMaxDevices = 64;  // more than any machine has; a device beyond it is never marked
 std::array<std::atomic<cudaError_t>, kMaxDevices> g_broken{};
 // Device of the innermost scope. cudaGetDevice cannot be asked instead: after a sticky error it only repeats the error.
 thread_local int t_scope = -1;
 
 cudaError_t broken_code(int device) noexcept {
     return device >= 0 && device < kMaxDevices ? g_broken[device].load() : cudaSuccess;
+}
+
+// The primary context of a device that is not broken, kept till the process ends, as the CUDA runtime itself does.
+CUcontext working_context(int device) {
+    require_working_device(device);
+    static std::array<std::atomic<const PrimaryContext*>, kMaxDevices> contexts{};
+    TL_CHECK(device >= 0 && device < kMaxDevices);
+    if (const PrimaryContext* const known = contexts[device]) return known->get();
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
+    if (contexts[device] == nullptr) contexts[device] = new PrimaryContext(device);
+    return contexts[device].load()->get();
 }
 
 }  // namespace
@@ -38,17 +50,8 @@ void require_working_device(int device) {
     if (const std::string problem = broken_device_problem(device); !problem.empty()) fail(TL_STATUS_CUDA, problem);
 }
 
-DeviceScope::DeviceScope(int device) : previous_scope_(t_scope) {
-    require_working_device(device);
-    TL_CUDA_CHECK(cudaGetDevice(&previous_device_));
-    if (previous_device_ != device) TL_CUDA_CHECK(cudaSetDevice(device));
-    changed_ = previous_device_ != device;
-    t_scope = device;
-}
+DeviceScope::DeviceScope(int device) : previous_scope_(t_scope), context_(working_context(device)) { t_scope = device; }
 
-DeviceScope::~DeviceScope() {
-    if (changed_ && device_accepts_calls(t_scope)) TL_CUDA_CHECK_NOTHROW(cudaSetDevice(previous_device_));
-    t_scope = previous_scope_;
-}
+DeviceScope::~DeviceScope() { t_scope = previous_scope_; }
 
 }  // namespace tinyllm

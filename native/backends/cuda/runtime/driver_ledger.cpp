@@ -1,29 +1,14 @@
 #include "backends/cuda/runtime/driver_ledger.h"
 
-#include <cuda.h>
-
 #include <algorithm>
 
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_scope.h"
-#include "backends/cuda/runtime/driver_function.h"
 #include "backends/cuda/runtime/nvml.h"
 #include "backends/cuda/runtime/pool.h"
+#include "backends/cuda/runtime/primary_context.h"
 
 namespace tinyllm {
-
-namespace {
-
-constexpr int kMaxDevices = 64;
-
-bool has_context(int device) {
-    const auto state = driver_function<CUresult (*)(CUdevice, unsigned*, int*)>("cuDevicePrimaryCtxGetState");
-    unsigned flags = 0;
-    int active = 0;
-    return state(device, &flags, &active) == CUDA_SUCCESS && active != 0;
-}
-
-}  // namespace
 
 uint64_t free_device_bytes() {
     size_t free_bytes = 0, total_bytes = 0;
@@ -41,7 +26,7 @@ DriverLedger& DriverLedger::of(int device) {
 void DriverLedger::before_context(int device) {
     const std::lock_guard lock(mutex_);
     if (open_) return;
-    foreign_context_ = has_context(device);
+    foreign_context_ = PrimaryContext::exists(device);
     if (noted_) return;
     noted_ = true;
     if (!foreign_context_) free_before_ = nvml_free_bytes(device);

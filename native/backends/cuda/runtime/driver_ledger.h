@@ -30,7 +30,7 @@ uint64_t free_device_bytes();
 // The account of one device. Safe from any thread; what two engines do at the same time may be booked on either's use.
 class DriverLedger {
 public:
-    // Of this process; lives as long as it. PRECOND: 0 <= device < 64.
+    // Of this process; lives as long as it. PRECOND: 0 <= device < kMaxDevices.
     static DriverLedger& of(int device);
 
     // To be called before anything that makes a context, making `device` current included, so that it is known what was

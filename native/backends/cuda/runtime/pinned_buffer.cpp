@@ -26,7 +26,7 @@ PinnedBlock::PinnedBlock(MemoryTracker& tracker, Component component, size_t byt
 PinnedBlock::~PinnedBlock() {
     if (data_ == nullptr) return;
     tracker_.on_free(component_, bytes_, data_);
-    if (device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaFreeHost(data_));
+    release_on(device_, [this] { TL_CUDA_CHECK_NOTHROW(cudaFreeHost(data_)); });
 }
 
 }  // namespace tinyllm

@@ -25,7 +25,7 @@ MemoryPool::MemoryPool() {
 
 MemoryPool::~MemoryPool() {
     DriverLedger::of(device_).remove(*this, device_);
-    if (device_accepts_calls(device_)) TL_CUDA_CHECK_NOTHROW(cudaMemPoolDestroy(pool_));
+    release_on(device_, [this] { TL_CUDA_CHECK_NOTHROW(cudaMemPoolDestroy(pool_)); });
 }
 
 void* MemoryPool::allocate(size_t bytes, const CudaStream& cuda_stream) const {
