@@ -49,6 +49,16 @@ def tests_of(path: Path) -> dict[str, int]:
     return counts
 
 
+def divergences_of(path: Path) -> dict[str, float]:
+    """The largest mean KL divergence of GPU from CPU, by the property's name without "mean_kl"."""
+    largest: dict[str, float] = {}
+    for item in ET.parse(path).iter("property") if path.exists() else ():
+        kind, _, name = item.get("name", "").partition(" ")
+        if kind == "mean_kl":
+            largest[name] = max(largest.get(name, 0.0), float(item.get("value", "nan")))
+    return largest
+
+
 def sanitizer_verdict(log: str) -> str:
     """The summary lines of compute-sanitizer."""
     lines = re.findall(r"(?:ERROR|LEAK|RACECHECK) SUMMARY: .*", log)
@@ -72,6 +82,8 @@ def collect(logs: Path, seconds: int) -> dict[str, Any]:
         "stages": (logs / "stages.txt").read_text().splitlines(),
         "tests": {name: tests_of(logs / f"{name}.xml") for name in PYTHON_TESTS},
         "native_tests": len(re.findall(r"^== ", (logs / "native-tests.log").read_text(), re.MULTILINE)),
+        "mean_kl": divergences_of(logs / "python-tests.xml"),
+        "smollm2": (logs / "smollm2.txt").read_text().strip(),
         "sanitizers": {tool: sanitizer_verdict((logs / f"{tool}.log").read_text()) for tool in SANITIZERS},
         "benches": benches,
     }
@@ -162,7 +174,9 @@ def page(record: dict[str, Any]) -> str:
         "",
         f"- date: {record['date']}; `native/` tree: `{record['native_tree']}`",
         f"- machine: {machine['gpu']}, driver {machine['driver']}, {machine['nvcc']}",
-        f"- tests: {tests}, native programs: {record['native_tests']}",
+        f"- tests: {tests}, native programs: {record['native_tests']}; {record['smollm2']}",
+        "- largest mean KL divergence of GPU logits from CPU logits: "
+        + ", ".join(f"{name} {value:.1e}" for name, value in record["mean_kl"].items()),
         *(f"- compute-sanitizer {tool}: {verdict}" for tool, verdict in record["sanitizers"].items()),
         f"- whole check: {record['seconds']} s",
         "",

@@ -12,7 +12,7 @@ namespace tinyllm::bench {
 namespace {
 
 // More than the caches of any machine we know (H200: 60 MB of L2, server CPUs: up to 480 MB of L3 shared by many). Of
-// small weights there are fewer bytes, but more than a GPU's L2.
+// data of less than 256 KB there are fewer bytes, but more than a GPU's L2 from 32 KB on.
 constexpr uint64_t kRotatedBytes = 512ull << 20;
 
 size_t copies_of(uint64_t bytes) { return std::clamp<uint64_t>(kRotatedBytes / bytes + 1, 2, KernelData::kMaxCopies); }
@@ -29,12 +29,15 @@ std::vector<T> random_values(int64_t count, uint64_t seed) {
 
 }  // namespace
 
-KernelData::KernelData(const Options& options, int32_t max_batch)
-    : options_(options), model_(options.model), backend_(make_backend(options.device, options.device_index)) {
+KernelData::KernelData(const Options& options)
+    : options_(options),
+      model_(options.model),
+      max_rows_(std::max(largest(options.batches), largest(options.prompts))),
+      backend_(make_backend(options.device, options.device_index)) {
     EngineConfig engine;
     engine.device_kind = options.device;
     engine.device_index = options.device_index;
-    engine.kv_cache = {max_batch, options.context, 0};
+    engine.kv_cache = {largest(options.batches), options.context, 0};
     engine_ = checked(engine);
     const int64_t bytes = scratch_bytes(options.device, model_, engine_);
     scratch_ = allocate(bytes);
@@ -46,7 +49,7 @@ AllocationPtr KernelData::allocate(size_t bytes) {
 }
 
 AllocationPtr KernelData::activations(int64_t width) {
-    const int64_t count = kMaxRows * width;
+    const int64_t count = max_rows_ * width;
     if (model_.dtype == DType::F16) return uploaded(random_values<f16>(count, width));
     if (model_.dtype == DType::BF16) return uploaded(random_values<bf16>(count, width));
     return uploaded(random_values<float>(count, width));

@@ -36,11 +36,13 @@ struct KernelStep {
 
 class KernelData {
 public:
-    static constexpr int32_t kMaxRows = 2048;
-    static constexpr size_t kMaxCopies = 256;  // of one rotation
+    static constexpr size_t kMaxCopies = 2048;  // of one rotation
 
-    // Opens the device of `options`, with scratch for decode steps of `max_batch` rows.
-    KernelData(const Options& options, int32_t max_batch);
+    // Opens the device of `options`, with scratch for steps of its largest batch.
+    explicit KernelData(const Options& options);
+
+    // Of any step: the longest of the options' prompts and batches.
+    int32_t max_rows() const { return max_rows_; }
 
     Backend& backend() { return *backend_; }
 
@@ -52,7 +54,7 @@ public:
         backend_->upload(block->data(), values.data(), values.size() * sizeof(T));
         return block;
     }
-    // Random values in [-1, 1) of the activation type: [kMaxRows, width].
+    // Random values in [-1, 1) of the activation type: [max_rows, width].
     AllocationPtr activations(int64_t width);
     // Random logits: float [rows, vocab_size] in each block of memory.
     Rotation logits(int32_t rows);
@@ -71,6 +73,7 @@ private:
 
     const Options& options_;
     const ModelConfig& model_;
+    const int32_t max_rows_;
     EngineConfig engine_;
     MemoryTracker tracker_;  // before everything that it tracks
     std::unique_ptr<Backend> backend_;

@@ -17,8 +17,6 @@ namespace tinyllm::bench {
 
 namespace {
 
-constexpr int32_t kDecodeRows[] = {1, 4, 16, 64};
-constexpr int32_t kMostDecodeRows = 64;
 constexpr size_t kLeastCalls = 32;  // of one measurement
 
 // What one call moves and computes at the least.
@@ -38,7 +36,7 @@ public:
           ceilings_(ceilings),
           report_(report),
           model_(options.model),
-          data_(options, kMostDecodeRows),
+          data_(options),
           backend_(data_.backend()),
           shape_{model_.num_heads, model_.num_kv_heads, model_.head_dim, model_.window(0),
                  1.0f / std::sqrt(static_cast<float>(model_.head_dim))},
@@ -48,19 +46,19 @@ public:
           ones_(data_.uploaded(std::vector<float>(std::max(model_.hidden_dim, model_.head_dim), 1.0f))),
           norm_{static_cast<const float*>(ones_->data()), model_.rms_norm_eps},
           inv_freq_(data_.uploaded(rope_inv_freq(model_))),
-          cos_sin_(data_.allocate(sizeof(float) * KernelData::kMaxRows * model_.rotary_dim)) {
+          cos_sin_(data_.allocate(sizeof(float) * data_.max_rows() * model_.rotary_dim)) {
         rope_.inv_freq = static_cast<const float*>(inv_freq_->data());
         rope_.rotary_dim = model_.rotary_dim;
     }
 
     void run() {
-        std::printf("%-13s %-8s %6s %8s %8s %10s %9s %9s", "op", "phase", "rows", "n", "k", "us", "GB/s", "TFLOP/s");
+        std::printf("%-13s %-8s %6s %8s %8s %10s %21s %9s %9s", "op", "phase", "rows", "n", "k", "us", "(spread)",
+                    "GB/s", "TFLOP/s");
         if (has_ceilings()) std::printf(" %7s %7s", "%read", "%matrix");
         std::printf("\n");
         std::vector<KernelStep> steps;
-        for (const int32_t rows : kDecodeRows) steps.push_back(data_.decode_step(rows, options_.context));
-        for (const int32_t rows : options_.prompts)
-            steps.push_back(data_.prefill_step(std::min(rows, KernelData::kMaxRows)));
+        for (const int32_t rows : options_.batches) steps.push_back(data_.decode_step(rows, options_.context));
+        for (const int32_t rows : options_.prompts) steps.push_back(data_.prefill_step(rows));
         embed(steps);
         for (const KernelStep& step : steps) layer(step);
         for (const KernelStep& step : steps)
@@ -201,9 +199,11 @@ private:
     void row(const std::string& op, const KernelStep& step, int64_t n, int64_t k, size_t copies, const Cost& cost,
              const std::function<void(size_t)>& call) {
         const char* phase = step.batch.phase == Phase::Decode ? "decode" : "prefill";
-        const double time = seconds(copies, call), bandwidth = cost.bytes / time, rate = cost.flops / time;
-        std::printf("%-13s %-8s %6d %8lld %8lld %10.2f %9.1f %9.2f", op.c_str(), phase, step.batch.num_rows,
-                    static_cast<long long>(n), static_cast<long long>(k), time * 1e6, bandwidth * 1e-9, rate * 1e-12);
+        const Sample time = seconds(copies, call);
+        const double bandwidth = cost.bytes / time.median, rate = cost.flops / time.median;
+        std::printf("%-13s %-8s %6d %8lld %8lld %10.2f %21s %9.1f %9.2f", op.c_str(), phase, step.batch.num_rows,
+                    static_cast<long long>(n), static_cast<long long>(k), time.median * 1e6,
+                    format("(%.2f to %.2f)", time.low * 1e6, time.high * 1e6).c_str(), bandwidth * 1e-9, rate * 1e-12);
         if (has_ceilings())
             std::printf(" %6.0f%% %6.0f%%", 100 * bandwidth / ceilings_.read_bandwidth,
                         100 * rate / ceilings_.matrix_rate);
@@ -214,15 +214,15 @@ private:
                                   .add("rows", step.batch.num_rows)
                                   .add("n", static_cast<double>(n))
                                   .add("k", static_cast<double>(k))
-                                  .add("us", time * 1e6)
+                                  .add("us", Sample{time.median * 1e6, time.low * 1e6, time.high * 1e6})
                                   .add("gbps", bandwidth * 1e-9)
                                   .add("tflops", rate * 1e-12)
                                   .add("share_of_read_bandwidth", bandwidth / ceilings_.read_bandwidth)
                                   .add("share_of_matrix_rate", rate / ceilings_.matrix_rate));
     }
 
-    // Median seconds of one call.
-    double seconds(size_t copies, const std::function<void(size_t)>& call) {
+    // Seconds of one call.
+    Sample seconds(size_t copies, const std::function<void(size_t)>& call) {
         // A GPU repeats what was captured, so that has to pass through all copies; a CPU goes on where it stopped.
         const size_t calls = options_.device == DeviceKind::Cuda ? std::max(kLeastCalls, copies) : kLeastCalls;
         size_t next = 0;
@@ -242,7 +242,7 @@ private:
         for (int i = 0; i < (options_.device == DeviceKind::Cuda ? 2 : 1); ++i) run();
         std::vector<double> samples;
         for (int32_t i = 0; i < options_.repeat; ++i) samples.push_back(run());
-        return summarize(samples).median;
+        return summarize(samples);
     }
 
     const Options& options_;

@@ -1,6 +1,11 @@
 // tinyllm-bench: what this engine reaches on this machine, as a share of what the machine can do.
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <memory>
 
 #include "bench/measure.h"
 #include "bench/options.h"
@@ -30,12 +35,49 @@ void print_header(const Options& options, Report& report) {
         .add("dtype", std::string(dtype_name(options.model.dtype)));
 }
 
+// Where --json goes. Opened before anything is measured, so that a wrong name costs no run.
+class JsonFile {
+public:
+    // "" is nowhere. "-" is standard output, which the tables then leave to it: they go to standard error. Throws
+    // InvalidArgument.
+    explicit JsonFile(const std::string& name) : name_(name) {
+        if (name.empty()) return;
+        if (name == "-") {
+            file_.reset(fdopen(dup(STDOUT_FILENO), "w"));
+            dup2(STDERR_FILENO, STDOUT_FILENO);
+        } else {
+            file_.reset(std::fopen(name.c_str(), "w"));
+        }
+        if (file_ == nullptr) throw_unwritable();
+    }
+
+    void write(const Report& report) const {
+        if (file_ == nullptr) return;
+        const std::string text = report.json();
+        if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0)
+            throw_unwritable();
+    }
+
+private:
+    struct Closer {
+        void operator()(std::FILE* file) const { std::fclose(file); }
+    };
+
+    [[noreturn]] void throw_unwritable() const {
+        fail(TL_STATUS_INVALID_ARGUMENT, "--json ", name_, ": ", std::strerror(errno));
+    }
+
+    std::string name_;
+    std::unique_ptr<std::FILE, Closer> file_;
+};
+
 int run(int argc, char** argv) {
     const Options options = parse_options(argc, argv);
     if (options.help) {
         std::printf("%s", usage().c_str());
         return 0;
     }
+    const JsonFile json_file(options.json_file);
     Report report;
     print_header(options, report);
     if (options.memory) print_memory(options, report);
@@ -44,7 +86,7 @@ int run(int argc, char** argv) {
         if (options.kernels) measure_kernels(options, ceilings, report);
         if (options.speed) measure_speed(options, ceilings, report);
     }
-    if (!options.json_file.empty()) report.write_json(options.json_file);
+    json_file.write(report);
     return 0;
 }
 

@@ -118,7 +118,7 @@ std::vector<Flag> flags() {
          }},
         {"--generate", "N", "decode steps to measure (default: 128); 0 measures none",
          [](Options& o, const std::string& v) { o.generate = parse_int("--generate", v, 0); }},
-        {"--batch", "B,...", "sequences that decode together (default: 1)",
+        {"--batch", "B,...", "sequences that decode together (default: 1; with --kernels 1,4,16,64)",
          [](Options& o, const std::string& v) { o.batches = parse_list("--batch", v, 1); }},
         {"--context", "N", "tokens of each sequence before the measured decode steps (default: 16)",
          [](Options& o, const std::string& v) { o.context = parse_int("--context", v, 1); }},
@@ -141,7 +141,8 @@ std::vector<Flag> flags() {
          }},
         {"--no-ceilings", nullptr, "do not measure read bandwidth and matrix rate, print no shares",
          [](Options& o, const std::string&) { o.ceilings = false; }},
-        {"--json", "FILE", "also write all results as JSON ('-': standard output)",
+        {"--json", "FILE",
+         "also write all results as JSON ('-': standard output; the tables then go to standard error)",
          [](Options& o, const std::string& v) { o.json_file = v; }},
         {"--help", nullptr, "this text", [](Options& o, const std::string&) { o.help = true; }},
     };
@@ -189,6 +190,8 @@ Options parse_options(int argc, char** argv) {
     }
     if (options.load && !options.speed)
         fail(TL_STATUS_INVALID_ARGUMENT, "--load loads the whole model, which --kernels and --memory do not use");
+    if (options.batches.empty())
+        options.batches = options.kernels ? std::vector<int32_t>{1, 4, 16, 64} : std::vector<int32_t>{1};
     options.model.validate();
     return options;
 }

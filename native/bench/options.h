@@ -1,6 +1,7 @@
 // The command line of tinyllm-bench.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,8 @@ struct Options {
     int32_t device_index = 0;
     std::vector<int32_t> prompts = {512};
     int32_t generate = 128;
-    std::vector<int32_t> batches = {1};
-    int32_t context = 16;  // tokens of each sequence before the measured decode steps
+    std::vector<int32_t> batches;  // never empty: parse_options() puts the default of the measurement
+    int32_t context = 16;          // tokens of each sequence before the measured decode steps
     int32_t max_step_tokens = 0;
     int32_t repeat = 3;
     bool speed = true;
@@ -27,6 +28,11 @@ struct Options {
     std::string json_file;
     bool help = false;
 };
+
+// The largest of some values; 0 of none.
+inline int32_t largest(const std::vector<int32_t>& values) {
+    return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+}
 
 std::string usage();
 // Throws InvalidArgument naming the flag and what it takes.

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
-#include <fstream>
-#include <iostream>
 
 #include "core/error.h"
 
@@ -52,20 +50,12 @@ std::string Record::json() const {
     return out + "}";
 }
 
-void Report::write_json(const std::string& file) const {
+std::string Report::json() const {
     std::string text = "{\"header\": " + header.json() + ",\n \"results\": [";
     for (size_t i = 0; i < rows.size(); ++i)
         text += (i ? ",\n  " : "\n  ") + std::string("{\"kind\": ") + quoted(rows[i].first) +
                 ", \"values\": " + rows[i].second.json() + "}";
-    text += "\n]}\n";
-    if (file == "-") {
-        std::cout << text;
-        return;
-    }
-    std::ofstream out(file);
-    out << text;
-    out.close();
-    if (!out) fail(TL_STATUS_INVALID_ARGUMENT, "--json ", file, ": the file could not be written");
+    return text + "\n]}\n";
 }
 
 std::string format(const char* pattern, ...) {

@@ -30,8 +30,7 @@ struct Report {
     std::vector<std::pair<std::string, Record>> rows;  // kind ("prefill", "decode", "kernel", "memory") and values
 
     void add(const std::string& kind, Record record) { rows.emplace_back(kind, std::move(record)); }
-    // Throws InvalidArgument if the file cannot be written. "-" is standard output.
-    void write_json(const std::string& file) const;
+    std::string json() const;
 };
 
 // printf into a string.

@@ -27,8 +27,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 int32_t decode_tokens(const Options& options) {
     constexpr int64_t kSmallestChunk = 256;
     const int64_t chunk = options.max_step_tokens > 0 ? options.max_step_tokens : kSmallestChunk;
-    const int64_t prompts =
-        static_cast<int64_t>(*std::max_element(options.batches.begin(), options.batches.end())) * options.context;
+    const int64_t prompts = static_cast<int64_t>(largest(options.batches)) * options.context;
     return static_cast<int32_t>(options.generate + 2 + (prompts + chunk - 1) / chunk);
 }
 
@@ -36,12 +35,9 @@ EngineConfig engine_config(const Options& options) {
     EngineConfig config;
     config.device_kind = options.device;
     config.device_index = options.device_index;
-    const int32_t longest_prompt =
-        options.prompts.empty() ? 0 : *std::max_element(options.prompts.begin(), options.prompts.end());
     const int32_t longest_decode = options.generate > 0 ? options.context + decode_tokens(options) : 0;
-    config.kv_cache.max_batch_size =
-        options.generate > 0 ? *std::max_element(options.batches.begin(), options.batches.end()) : 1;
-    config.kv_cache.max_seq_len = std::max({longest_prompt, longest_decode, 1});
+    config.kv_cache.max_batch_size = options.generate > 0 ? largest(options.batches) : 1;
+    config.kv_cache.max_seq_len = std::max({largest(options.prompts), longest_decode, 1});
     config.max_step_tokens = options.max_step_tokens;
     return checked(config);
 }
@@ -83,15 +79,22 @@ void measure_prefill(Engine& engine, int32_t length, const Options& options, con
     }
     const Sample time = summarize(seconds);
     const double rate = length / time.median, flops = prefill_flops(model, length) / time.median;
-    std::printf("prefill %6d tokens        %10.0f tok/s  TTFT %9.3f ms (%.3f to %.3f)  %7.1f TFLOP/s%s\n", length, rate,
-                time.median * 1e3, time.low * 1e3, time.high * 1e3, flops * 1e-12,
-                share(flops, ceilings.matrix_rate, "matrix rate").c_str());
+    // Weights once, however many chunks there are; keys and values once each.
+    const double bytes =
+        static_cast<double>(weight_bytes(model, options.device)) +
+        2.0 * model.num_layers * length * model.kv_dim() * static_cast<double>(dtype_size(model.dtype));
+    const double bandwidth = bytes / time.median;
+    std::printf("prefill %6d tokens        %10.0f tok/s  TTFT %9.3f ms (%.3f to %.3f)  %7.1f TFLOP/s%s; %.1f GB/s\n",
+                length, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3, flops * 1e-12,
+                share(flops, ceilings.matrix_rate, "matrix rate").c_str(), bandwidth * 1e-9);
     report.add("prefill", Record()
                               .add("tokens", length)
                               .add("tok_per_s", rate)
                               .add("ttft_ms", Sample{time.median * 1e3, time.low * 1e3, time.high * 1e3})
                               .add("tflops", flops * 1e-12)
-                              .add("share_of_matrix_rate", flops / ceilings.matrix_rate));
+                              .add("share_of_matrix_rate", flops / ceilings.matrix_rate)
+                              .add("effective_gbps", bandwidth * 1e-9)
+                              .add("share_of_read_bandwidth", bandwidth / ceilings.read_bandwidth));
 }
 
 void measure_decode(Engine& engine, int32_t batch, const Options& options, const Ceilings& ceilings, Report& report) {
@@ -120,10 +123,12 @@ void measure_decode(Engine& engine, int32_t batch, const Options& options, const
     const int64_t mean_kv_len = options.context + 1 + options.generate / 2;
     const double bytes = static_cast<double>(weight_bytes(model, options.device)) +
                          static_cast<double>(batch) * static_cast<double>(kv_bytes(model, mean_kv_len));
-    const double bandwidth = bytes / time.median;
-    std::printf("decode  batch %3d, %6d + %d  %7.1f tok/s  TPOT %9.3f ms (%.3f to %.3f)  %7.1f GB/s%s\n", batch,
-                options.context, options.generate, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3,
-                bandwidth * 1e-9, share(bandwidth, ceilings.read_bandwidth, "read bandwidth").c_str());
+    const double bandwidth = bytes / time.median, flops = decode_flops(model, batch, mean_kv_len) / time.median;
+    std::printf(
+        "decode  batch %3d, %6d + %d  %7.1f tok/s  TPOT %9.3f ms (%.3f to %.3f)  %7.1f GB/s%s; %.1f TFLOP/s%s\n", batch,
+        options.context, options.generate, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3, bandwidth * 1e-9,
+        share(bandwidth, ceilings.read_bandwidth, "read bandwidth").c_str(), flops * 1e-12,
+        share(flops, ceilings.matrix_rate, "matrix rate").c_str());
     report.add("decode", Record()
                              .add("batch", batch)
                              .add("context", options.context)
@@ -132,7 +137,9 @@ void measure_decode(Engine& engine, int32_t batch, const Options& options, const
                              .add("tpot_ms", Sample{time.median * 1e3, time.low * 1e3, time.high * 1e3})
                              .add("bytes_per_step", bytes)
                              .add("effective_gbps", bandwidth * 1e-9)
-                             .add("share_of_read_bandwidth", bandwidth / ceilings.read_bandwidth));
+                             .add("share_of_read_bandwidth", bandwidth / ceilings.read_bandwidth)
+                             .add("tflops", flops * 1e-12)
+                             .add("share_of_matrix_rate", flops / ceilings.matrix_rate));
 }
 
 // Most memory that this process has had in use at a time, in bytes.

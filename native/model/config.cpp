@@ -83,7 +83,8 @@ void ModelConfig::validate() const {
     require_range("num_heads", num_heads, kMaxWidth);
     require_positive("num_kv_heads", num_kv_heads);
     require(num_heads % num_kv_heads == 0, "num_heads", num_heads, "a multiple of num_kv_heads");
-    require(head_dim > 0 && head_dim % 2 == 0 && head_dim <= 512, "head_dim", head_dim, "an even number up to 512");
+    require(head_dim > 0 && head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim", head_dim,
+            "an even number up to 512");
     require(int64_t{num_heads} * head_dim <= kMaxWidth, "num_heads", num_heads, "at most 1048576 / head_dim");
     require(rotary_dim > 0 && rotary_dim % 2 == 0 && rotary_dim <= head_dim, "rotary_dim", rotary_dim,
             "an even number up to head_dim");

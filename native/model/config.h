@@ -67,6 +67,7 @@ struct ModelConfig {
 
 // What a model and an engine may have at most: far beyond what exists, and such that no size overflows.
 constexpr int32_t kMaxWidth = 1 << 20;  // hidden_dim, intermediate_dim, all query heads together
+constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kMaxVocabSize = 1 << 22;
 constexpr int32_t kMaxLayers = 1024;
 constexpr int32_t kMaxBatchSize = 4096;

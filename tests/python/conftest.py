@@ -27,6 +27,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, instead of skipping, tests that find no usable GPU or no model",
     )
+    parser.addoption(
+        "--without-smollm2",
+        action="store_true",
+        help="leave out the tests of SmolLM2-135M-Instruct, for machines that have neither its file nor a network",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--without-smollm2"):
+        return
+    left_out = [item for item in items if "smollm2_gguf" in getattr(item, "fixturenames", ())]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def skip_or_fail(config: pytest.Config, reason: str) -> NoReturn:

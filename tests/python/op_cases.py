@@ -125,7 +125,7 @@ def segments_of(phase: str) -> st.SearchStrategy[list[Segment]]:
 def attention_shapes() -> st.SearchStrategy[AttentionShape]:
     """Heads grouped and not, head_dim of the supported models and small ones."""
     heads = st.sampled_from([(1, 1), (2, 2), (2, 1), (3, 1), (4, 2), (9, 3), (8, 1)])
-    head_dims = st.sampled_from([64, 80, 96, 128, 256, 2, 8, 20, 32])
+    head_dims = st.sampled_from([64, 80, 96, 128, 256, 2, 8, 20, 32, 260, 512])
     return st.builds(lambda pair, head_dim: AttentionShape(*pair, head_dim), heads, head_dims)
 
 

@@ -53,6 +53,7 @@ def test_speed_is_printed_and_written(device: str, quantization: str, tmp_path: 
     }
     assert rows["decode", 3]["tok_per_s"] == pytest.approx(3000 / rows["decode", 3]["tpot_ms"])
     assert rows["prefill", 70]["ttft_ms"] > 0
+    assert all(row["effective_gbps"] > 0 < row["tflops"] for row in rows.values() if "tok_per_s" in row)
     assert rows["memory", None]["peak_bytes"] >= rows["memory", None]["planned_bytes"]
 
 
@@ -68,6 +69,18 @@ def test_loading_is_measured_where_asked_for(device: str, quantization: str, tmp
     assert values["bytes"] == 2 * (2 * (2 * 576**2 + 2 * 192 * 576 + 3 * 576 * 1536 + 2 * 576) + 500 * 576 + 576)
     assert values["gbps"] == pytest.approx(values["bytes"] / values["seconds"] * 1e-9)
     assert values["peak_host_bytes"] > values["tensor_bytes"] >= values["bytes"]
+
+
+def test_json_on_standard_output_is_all_there_is() -> None:
+    result = bench(*SMALL, "--device", "cpu", "--prompt", "5", "--generate", "2", "--json", "-")
+    assert {row["kind"] for row in json.loads(result.stdout)["results"]} >= {"prefill", "decode", "memory"}
+    assert "prefill " in result.stderr
+
+
+def test_kernels_take_the_rows_asked_for() -> None:
+    arguments = ["--kernels", "--device", "cpu", "--prompt", "0", "--batch", "3", "--json", "-"]
+    report = json.loads(bench(*SMALL, *arguments).stdout)
+    assert {(row["values"]["phase"], row["values"]["rows"]) for row in report["results"]} == {("decode", 3)}
 
 
 def test_ceilings_are_measured_in_the_same_run() -> None:
@@ -114,6 +127,7 @@ def test_memory_is_printed_without_the_device() -> None:
         (["--load", "--kernels"], "--load loads the whole model"),
         (["--help=yes"], "takes no value"),
         (["extra"], "unknown flag 'extra'"),
+        (["--json", "/nowhere/at/all"], "--json /nowhere/at/all: No such file or directory"),
         (["--prompt", "1,"], "--prompt : expected a whole number"),
         (["--batch", "0"], "--batch 0: expected a whole number of at least 1"),
         (["--context", "0"], "--context 0: expected a whole number of at least 1"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +18,10 @@ from tinyllm import KVCacheConfig
 from tinyllm.checkpoints import open_checkpoint
 from tinyllm.config import QuantizationType
 from tolerances import GPU_MEAN_KL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 TEXT = (
     "The lighthouse keeper wrote down the weather every morning: wind from the west, 12 knots, visibility good. "
@@ -45,17 +49,25 @@ def mean_kl(path: Path, token_ids: list[int], **options: object) -> float:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_cuda_logits_of_small_models(case: ReferenceCase, dtype: str) -> None:
-    token_ids = case.load().token_ids.tolist()
-    assert mean_kl(case.path, token_ids, dtype=dtype) <= GPU_MEAN_KL[dtype]
+def test_cuda_logits_of_small_models(
+    case: ReferenceCase, dtype: str, record_property: Callable[[str, object], None]
+) -> None:
+    divergence = mean_kl(case.path, case.load().token_ids.tolist(), dtype=dtype)
+    record_property(f"mean_kl {dtype}", divergence)  # for the GPU record
+    assert divergence <= GPU_MEAN_KL[dtype]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("quantization", ["w8a16", "none"])
-def test_cuda_logits_of_the_real_model(smollm2_gguf: Path, quantization: str) -> None:
+def test_cuda_logits_of_the_real_model(
+    smollm2_gguf: Path, quantization: str, dtype: str, record_property: Callable[[str, object], None]
+) -> None:
     with tinyllm.load(smollm2_gguf, device="cpu") as model:
         token_ids = model.tokenizer.encode(TEXT * 2)
     assert len(token_ids) > 200
-    assert mean_kl(smollm2_gguf, token_ids, quantization=quantization) <= GPU_MEAN_KL["float16"]
+    divergence = mean_kl(smollm2_gguf, token_ids, quantization=quantization, dtype=dtype)
+    record_property(f"mean_kl SmolLM2 {dtype}", divergence)
+    assert divergence <= GPU_MEAN_KL[dtype]
 
 
 @pytest.mark.parametrize("group_size", [0, 32, 128])
@@ -71,7 +83,7 @@ def test_cuda_finds_the_scales_of_the_cpu(case: ReferenceCase, group_size: int) 
     np.testing.assert_array_equal(cuda, cpu)
 
 
-def test_a_matrix_of_several_slabs_loads_alike() -> None:
+def test_cuda_loads_a_matrix_of_several_slabs_alike() -> None:
     # 20 MB; slabs have 8.
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(5001, 1030)).astype(np.float32)

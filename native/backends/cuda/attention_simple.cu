@@ -9,6 +9,7 @@
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/device/launch.cuh"
 #include "backends/cuda/device/reduce.cuh"
+#include "model/config.h"
 #include "runtime/kv_cache.h"
 
 namespace tinyllm {
@@ -16,7 +17,6 @@ namespace tinyllm {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kMaxHeadDim = 256;
 constexpr int kHeld = kMaxHeadDim / kWarpSize;  // elements of a head that a lane holds: lane, lane + 32, ...
 
 // PRECOND: grid (num_rows, ceil(num_heads / kWarps)), block kWarps * 32; head_dim at most kMaxHeadDim.
@@ -67,8 +67,6 @@ __global__ void attention_simple_kernel(AttentionShape shape, const int32_t* pos
 
 void attention_simple_cuda(cudaStream_t cuda_stream, const StepBatch& batch, const AttentionShape& shape,
                            DType activation, const void* qkv, const KvLayer& kv, void* out) {
-    if (shape.head_dim > kMaxHeadDim)
-        fail(TL_STATUS_CONFIG, "head_dim ", shape.head_dim, " is not supported on a GPU; at most ", kMaxHeadDim);
     const LaunchShape launch_shape{dim3(batch.num_rows, ceil_div(shape.num_heads, kWarps)), kWarps * kWarpSize};
     with_activation(activation, [&](auto type) {
         using T = decltype(type);

@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(kMatrixThreads, 1) multiply(float* sink) {
 #endif
 
 // Operations of one block of multiply(), which differs between the targets of the build.
-double multiply_operations(int compute_capability) {
-    if (compute_capability == 90) return 2.0 * 64 * 256 * 16 * kMatrixRounds * (kMatrixThreads / 128);
+double multiply_operations(bool sm90a) {
+    if (sm90a) return 2.0 * 64 * 256 * 16 * kMatrixRounds * (kMatrixThreads / 128);
     return 2.0 * 16 * 8 * 16 * 8 * kMatrixRounds * (kMatrixThreads / 32);
 }
 
@@ -131,7 +131,7 @@ double cuda_matrix_rate(const MemoryPool& pool, const CudaStream& cuda_stream, M
     const DeviceTraits& traits = device_traits();
     const double seconds = median_seconds(
         cuda_stream, [&] { multiply<<<traits.num_sms, kMatrixThreads, 0, cuda_stream.get()>>>(sink.data()); });
-    return multiply_operations(traits.compute_capability) * traits.num_sms / seconds;
+    return multiply_operations(traits.sm90a) * traits.num_sms / seconds;
 }
 
 }  // namespace tinyllm
