@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import memory_tables
 import tinyllm
 from cli_process import run_cli
 from reference import CASES, DATA, ReferenceCase
@@ -223,9 +223,6 @@ def test_scratch_of_the_cuda_kernels_is_planned() -> None:
 
 
 def test_the_page_of_tables_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("memory_tables", ROOT / "tools" / "memory_tables.py")
-    memory_tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(memory_tables)
     assert memory_tables.page_tables(memory_tables.PAGE.read_text()) == memory_tables.tables()
 
 

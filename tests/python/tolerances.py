@@ -56,8 +56,9 @@ MODEL_LOGITS = {
 MODEL_LOGITS_NORM = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 # Mean KL divergence of the GPU's distributions from the CPU's: only the order of float32 sums differs, and with it the
-# last bit of some 16-bit activations.
-GPU_MEAN_KL = {"float16": 1e-4, "bfloat16": 2e-3}
+# last bit of some 16-bit activations. That bit is 8 times larger in bfloat16, and the divergence grows with its square:
+# on SmolLM2 8e-6 and 5e-4.
+GPU_MEAN_KL = {"float16": 1e-4, "bfloat16": 1e-3}
 
 _SHOWN = 10  # mismatches in a message
 
