@@ -299,6 +299,8 @@ def test_directory_without_config_or_weights(tmp_path: Path, directory: Path) ->
 
 def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
     assert "no such file or directory" in refusal(tmp_path / "nothing")
+    with pytest.raises(TypeError, match="must be a path or a name, got int: 5"):
+        open_checkpoint(5)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
     assert "found a file of type '.safetensors'" in refusal(file)

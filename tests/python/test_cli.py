@@ -27,6 +27,11 @@ def expected_text(prompt: str, **settings: object) -> str:
         return model.generate(prompt, max_new_tokens=8, **settings).text
 
 
+def test_the_package_runs_as_a_module() -> None:
+    result = subprocess.run([sys.executable, "-m", "tinyllm", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == f"tinyllm {tinyllm.__version__}"
+
+
 def test_version_and_help() -> None:
     assert run("--version").stdout.strip() == f"tinyllm {tinyllm.__version__}"
     text = run("--help").stdout

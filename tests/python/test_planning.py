@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import math
 import re
@@ -303,6 +304,18 @@ def test_the_command_prints_table_grid_and_comparison() -> None:
     assert report["max_seq_len"] > 2048
     assert "fits into 2.00 GB" in run(model, "--gpu-memory", "2GB").stdout  # the default device is one of this build
     assert "24 parsecs" in run(model, "--gpu-memory", "24 parsecs", code=2).stderr
+
+
+def test_the_grid_is_of_the_counts_asked_for() -> None:
+    model = str(DATA / "smollm2")
+    text = run(model, "--device", "cpu", "--gpu-memory", "16MB", "--context", "100,700", "--batch", "3,1").stdout
+    assert f"{model}: 3 x 100 tokens" in text
+    grid = [line.split() for line in text[text.index("context \\ batch") :].splitlines()]
+    assert grid[0][3:] == ["3", "1"]
+    assert [row[0] for row in grid[1:]] == ["100", "700"]
+    assert "(the model is made for 256)" in text
+    assert "'2k' is neither a whole number" in run(model, "--context", "2k", code=2).stderr
+    assert "max_seq_len" in run(model, "--context", "0", code=1).stderr
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

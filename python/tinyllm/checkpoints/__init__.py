@@ -26,6 +26,8 @@ def open_checkpoint(path_or_name: str | os.PathLike[str]) -> Checkpoint:
 
     Configuration and tensor headers are read and checked; no weights are. Raises CheckpointError.
     """
+    if not isinstance(path_or_name, (str, os.PathLike)):
+        raise TypeError(f"the model must be a path or a name, got {type(path_or_name).__name__}: {path_or_name!r}")
     path = Path(path_or_name).expanduser()
     if not path.exists():
         if not is_hub_name(str(path_or_name)):

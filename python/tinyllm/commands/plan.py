@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from ..config import KVCacheConfig, QuantizationType
@@ -31,6 +32,13 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def parse_counts(text: str) -> list[int]:
+    """Whole numbers of "2048" or "512,2048,8192"."""
+    if re.fullmatch(r"\d+(,\d+)*", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor several, as in 512,2048,8192")
+    return [int(count) for count in text.split(",")]
+
+
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
@@ -48,9 +56,19 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--group-size", type=int, default=128, metavar="N", help="default: %(default)s")
     parser.add_argument("--dtype", default="auto", help="as in 'tinyllm generate'")
     parser.add_argument(
-        "--context", type=int, default=2048, metavar="N", help="tokens a sequence (default: %(default)s)"
+        "--context",
+        type=parse_counts,
+        default=[2048],
+        metavar="N,...",
+        help="tokens a sequence (default: 2048); of several the first is planned, all are rows of the grid",
     )
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="sequences at a time (default: %(default)s)")
+    parser.add_argument(
+        "--batch",
+        type=parse_counts,
+        default=[1],
+        metavar="N,...",
+        help="sequences at a time (default: 1); of several likewise, columns",
+    )
     parser.add_argument("--recompute-activations", action="store_true", help="less activation memory for more time")
     parser.add_argument("--gpu-memory", type=parse_size, metavar="SIZE", help="for example 24GB: mark what fits")
     parser.add_argument("--entries", action="store_true", help="list every allocation")
@@ -66,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         args.device,
         args.quantization,
         args.group_size,
-        KVCacheConfig(args.batch, args.context),
+        KVCacheConfig(args.batch[0], args.context[0]),
         args.recompute_activations,
         dtype=args.dtype,
     )
@@ -77,12 +95,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_report(planned, args.gpu_memory)))
         return 0
-    print(f"{args.model}: {args.batch} x {args.context} tokens on {planned.device}")
+    print(f"{args.model}: {args.batch[0]} x {args.context[0]} tokens on {planned.device}")
     print(planned.table(args.entries))
     if args.compare:
         print(f"\n{compare_quantization(planned)}")
     if args.gpu_memory is not None:
-        print(f"\n{_verdict(planned, args.gpu_memory)}\n\n{fit_grid(planned, args.gpu_memory)}")
+        contexts = args.context if len(args.context) > 1 else _GRID_CONTEXTS
+        batches = args.batch if len(args.batch) > 1 else _GRID_BATCHES
+        grid = fit_grid(planned, args.gpu_memory, contexts, batches)
+        print(f"\n{_verdict(planned, args.gpu_memory)}\n\n{grid}")
     return 0
 
 
@@ -102,20 +123,22 @@ def _verdict(planned: MemoryPlan, memory: int) -> str:
     kv = planned.kv_cache
     needed = planned.total + sum(planned.estimates.values())
     words = "fits into" if planned.fits(memory) else "does NOT fit into"
+    longest, made_for = planned.max_seq_len(memory), planned.config.max_seq_len
+    note = f" (the model is made for {made_for})" if longest > made_for else ""
     return (
         f"{format_bytes(needed)} {words} {format_bytes(memory)}; largest context at batch {kv.max_batch_size}: "
-        f"{planned.max_seq_len(memory)} tokens; largest batch at {kv.max_seq_len} tokens: {planned.max_batch(memory)}"
+        f"{longest} tokens{note}; largest batch at {kv.max_seq_len} tokens: {planned.max_batch(memory)}"
     )
 
 
-def fit_grid(planned: MemoryPlan, memory: int) -> str:
+def fit_grid(planned: MemoryPlan, memory: int, contexts: Sequence[int], batches: Sequence[int]) -> str:
     """Contexts down, batches across; the total where it fits, a dash where it does not."""
     if memory <= 0:
         raise ConfigError(f"--gpu-memory must be more than 0; got {memory}")
-    lines = ["context \\ batch" + "".join(f"{batch:>11}" for batch in _GRID_BATCHES)]
-    for context in _GRID_CONTEXTS:
+    lines = ["context \\ batch" + "".join(f"{batch:>11}" for batch in batches)]
+    for context in contexts:
         cells = []
-        for batch in _GRID_BATCHES:
+        for batch in batches:
             cell = planned.with_kv_cache(KVCacheConfig(batch, context))
             cells.append(f"{format_bytes(cell.total):>11}" if cell.fits(memory) else f"{'-':>11}")
         lines.append(f"{context:>15}" + "".join(cells))
