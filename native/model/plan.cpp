@@ -149,19 +149,23 @@ void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineC
         parts += concat(parts.empty() ? "" : ", ", component_name(static_cast<Component>(c)), " ", megabytes(bytes));
     }
     const KVCacheConfig& kv = engine.kv_cache;
-    const int32_t fitting = largest_seq_len(model, engine, free_bytes, kv.max_seq_len);
+    std::string fitting;
+    const auto offer = [&](int32_t seq_len, int32_t batch) {
+        if (seq_len > 0 && batch > 0)
+            fitting += concat(fitting.empty() ? "would fit: " : ", or ", seq_len, " tokens at batch ", batch);
+    };
     EngineConfig single = engine;
     single.kv_cache.max_batch_size = 1;
-    const int32_t fitting_single = largest_seq_len(model, single, free_bytes, kv.max_seq_len);
-    const std::string advice =
-        fitting > 0 ? concat("the largest context that fits at batch ", kv.max_batch_size, " is ", fitting, " tokens")
-        : fitting_single > 0 ? concat("at batch 1 a context of ", fitting_single, " tokens would fit")
-                             : std::string("not even one page of context fits beside the weights");
+    const int32_t batch = largest_batch(model, engine, free_bytes, kv.max_batch_size);
+    offer(largest_seq_len(model, engine, free_bytes, kv.max_seq_len), kv.max_batch_size);
+    offer(kv.max_seq_len, batch);
+    if (fitting.empty()) offer(largest_seq_len(model, single, free_bytes, kv.max_seq_len), 1);
+    if (fitting.empty()) fitting = "not even one page of context fits beside the weights";
     const std::string loading =
         budget == free_bytes ? "" : concat(", ", megabytes(free_bytes - budget), " of them for loading and rounding");
     fail(TL_STATUS_OUT_OF_MEMORY, "the model needs ", plan.total(), " bytes (", megabytes(plan.total()), ") but only ",
          free_bytes, " bytes (", megabytes(free_bytes), ") are free", loading, ": ", parts, "; context ",
-         kv.max_seq_len, " tokens, batch ", kv.max_batch_size, "; ", advice);
+         kv.max_seq_len, " tokens, batch ", kv.max_batch_size, "; ", fitting);
 }
 
 PlannedMemory::PlannedMemory(Backend& backend, MemoryTracker& tracker, const MemoryPlan& plan) {

@@ -47,8 +47,8 @@ MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine);
 int32_t largest_seq_len(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit);
 int32_t largest_batch(const ModelConfig& model, EngineConfig engine, uint64_t free_bytes, int32_t limit);
 
-// Throws OutOfMemory, with the plan by component and the largest context that fits, if the engine cannot be made and
-// loaded in `free_bytes`.
+// Throws OutOfMemory, with the plan by component and the largest context and batch that fit, if the engine cannot be
+// made and loaded in `free_bytes`.
 void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineConfig& engine, uint64_t free_bytes);
 
 // The plan, allocated. Entries are found by name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -252,9 +253,20 @@ def test_every_failing_allocation_is_an_error_that_leaves_nothing(device: str) -
 
 def test_what_does_not_fit_is_refused_before_allocating(device: str) -> None:
     live_before = _native.library().tl_debug_live_bytes()
-    with pytest.raises(tinyllm.OutOfMemoryError, match=r"needs \d+ bytes.*free.*kv_cache.*largest context|would fit"):
-        tinyllm.load(MODEL, device=device, kv_cache=KVCacheConfig(max_batch_size=4096, max_seq_len=1 << 24))
+    wanted = KVCacheConfig(max_batch_size=64, max_seq_len=1 << 24)
+    with pytest.raises(tinyllm.OutOfMemoryError, match=r"needs \d+ bytes.*weights.*kv_cache") as refusal:
+        tinyllm.load(MODEL, device=device, kv_cache=wanted)
     assert _native.library().tl_debug_live_bytes() == live_before
+    numbers = re.search(
+        r"only (\d+) bytes .* would fit: (\d+) tokens at batch 64, or 16777216 tokens at batch (\d+)$",
+        str(refusal.value),
+    )
+    assert numbers is not None, refusal.value
+    free, seq_len, batch = map(int, numbers.groups())
+    if device == "cpu":  # on a GPU `plan` also counts what the driver takes, of which `load` has the fact
+        planned = tinyllm.plan(MODEL, device, kv_cache=wanted)
+        assert planned.max_seq_len(free) == seq_len
+        assert planned.max_batch(free) == batch
 
 
 def test_plan_equals_fact(model: tinyllm.Model) -> None:
