@@ -24,5 +24,7 @@ void measure_speed(const Options& options, const Ceilings& ceilings, Report& rep
 void measure_kernels(const Options& options, const Ceilings& ceilings, Report& report);
 // The plan, beside what an engine allocates where the device is there.
 void print_memory(const Options& options, Report& report);
+// What int8 saves, the KV cache over context and batch, the activations of a prompt kept and recomputed.
+void print_model_tables(const Options& options);
 
 }  // namespace tinyllm::bench

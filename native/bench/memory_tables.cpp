@@ -1,5 +1,5 @@
-// The memory tables: plan by component and allocation, what an engine really allocates, what a GPU's driver takes
-// beside it, and SPEC-like tables of the KV cache and of int8 beside 16-bit weights.
+// The memory of one configuration: plan by component and buffer, what an engine really allocates, what a GPU's driver
+// takes beside it.
 #include <cstdio>
 #include <utility>
 
@@ -93,8 +93,10 @@ void print_driver(const Engine& engine, Report& report) {
 }
 
 void print_overhead(const Options& options, const EngineConfig& config) {
+    const std::vector<OverheadEntry> entries = overhead(options.model, config);
+    if (entries.empty()) return;
     std::printf("beside the plan, at most\n");
-    for (const OverheadEntry& entry : overhead(options.model, config))
+    for (const OverheadEntry& entry : entries)
         std::printf("  %-26s %-8s %-14s %12.2f MB\n", entry.name.c_str(), entry.on_device ? "device" : "host",
                     entry.only_loading ? "while loading" : "", megabytes(entry.bytes));
     std::printf("\n");
@@ -110,33 +112,6 @@ void print_activations(const MemoryPlan& plan) {
     std::printf("\n");
 }
 
-void print_kv_table(const Options& options) {
-    std::printf("KV cache, MB      batch 1      batch 4      batch 8\n");
-    for (const int32_t context : {512, 1024, 2048, 4096}) {
-        std::printf("%5d tokens", context);
-        for (const int32_t batch : {1, 4, 8})
-            std::printf(
-                " %12.0f",
-                megabytes(
-                    make_plan(options.model, config_for(options, batch, context)).component_bytes(Component::KvCache)));
-        std::printf("\n");
-    }
-    std::printf("\n");
-}
-
-void print_quantization_table(const Options& options) {
-    Options int8 = options, half = options;
-    int8.model.quantization = QuantizationType::W8A16;
-    half.model.quantization = QuantizationType::NONE;
-    const MemoryPlan small = make_plan(int8.model, config_for(options, 1, options.context));
-    const MemoryPlan large = make_plan(half.model, config_for(options, 1, options.context));
-    std::printf("weights, MB           int8       16-bit\n");
-    for (const Component component : {Component::Weights, Component::Scales, Component::Embedding, Component::Norms})
-        std::printf("%-12s %12.2f %12.2f\n", component_name(component), megabytes(small.component_bytes(component)),
-                    megabytes(large.component_bytes(component)));
-    std::printf("\n");
-}
-
 }  // namespace
 
 void print_memory(const Options& options, Report& report) {
@@ -145,7 +120,8 @@ void print_memory(const Options& options, Report& report) {
     std::printf("%s, batch %d, %d tokens\n", options.model_name.c_str(), config.kv_cache.max_batch_size,
                 config.kv_cache.max_seq_len);
     bool shown = false;
-    if (device_usable(options)) {
+    const bool usable = device_usable(options);
+    if (usable) {
         const std::unique_ptr<Backend> backend = make_backend(options.device, options.device_index);
         if (plan.total() <= plan_budget(options.model, config, backend->device_memory().free_bytes)) {
             Engine engine(options.model, config);
@@ -158,13 +134,12 @@ void print_memory(const Options& options, Report& report) {
         }
     }
     if (!shown) {
-        std::printf("(planned only: this machine cannot hold it)\n");
+        std::printf("(planned only: %s)\n", usable ? "this device cannot hold it" : "this machine has no such device");
         print_plan(plan, nullptr, report);
     }
     print_overhead(options, config);
     print_activations(plan);
-    print_quantization_table(options);
-    print_kv_table(options);
+    print_model_tables(options);
 }
 
 }  // namespace tinyllm::bench

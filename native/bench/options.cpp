@@ -134,7 +134,7 @@ std::vector<Flag> flags() {
              o.kernels = true;
              o.speed = false;
          }},
-        {"--memory", nullptr, "the memory tables instead of the speed; needs no GPU",
+        {"--memory", nullptr, "the memory of --batch sequences of --context tokens instead of the speed; needs no GPU",
          [](Options& o, const std::string&) {
              o.memory = true;
              o.speed = false;
@@ -192,6 +192,8 @@ Options parse_options(int argc, char** argv) {
         fail(TL_STATUS_INVALID_ARGUMENT, "--load loads the whole model, which --kernels and --memory do not use");
     if (options.batches.empty())
         options.batches = options.kernels ? std::vector<int32_t>{1, 4, 16, 64} : std::vector<int32_t>{1};
+    if (options.memory && options.batches.size() > 1)
+        fail(TL_STATUS_INVALID_ARGUMENT, "--memory shows one batch; its tables of the KV cache have several");
     options.model.validate();
     return options;
 }

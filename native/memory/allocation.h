@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <source_location>
 #include <string>
@@ -39,5 +40,9 @@ private:
     MemoryTracker& tracker_;
     Component component_;
 };
+
+// Bytes of this process's live HostBuffers that nothing has written yet. The system counts their pages as available,
+// though they are spoken for: a KV cache is written page by page, as sequences grow.
+uint64_t untouched_host_bytes();
 
 }  // namespace tinyllm

@@ -59,8 +59,11 @@ std::vector<OverheadEntry> overhead(const ModelConfig& model, const EngineConfig
 }
 
 uint64_t plan_budget(const ModelConfig& model, const EngineConfig& engine, uint64_t free_bytes) {
-    if (engine.device_kind == DeviceKind::Cpu) return free_bytes;
-    const uint64_t usable = free_bytes / kPoolStep * kPoolStep, loading = device_loading_bytes(model);
+    const bool on_gpu = engine.device_kind == DeviceKind::Cuda;
+    const uint64_t usable = on_gpu ? free_bytes / kPoolStep * kPoolStep : free_bytes;
+    uint64_t loading = 0;
+    for (const OverheadEntry& entry : overhead(model, engine))
+        if (entry.only_loading && entry.on_device == on_gpu) loading += entry.bytes;
     return usable - std::min(usable, loading);
 }
 

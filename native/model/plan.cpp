@@ -110,6 +110,8 @@ StepShape step_shape(const ModelConfig& model, const EngineConfig& engine) {
 }
 
 MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine) {
+    if (engine.device_kind == DeviceKind::Cuda && model.dtype == DType::F32)
+        fail(TL_STATUS_CONFIG, "dtype = float32: float32 activations run on the CPU only; use float16 or bfloat16");
     const KVCacheConfig& kv = engine.kv_cache;
     const StepShape shape = step_shape(model, engine);
     MemoryPlan plan;

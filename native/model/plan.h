@@ -40,6 +40,7 @@ struct StepShape {
 };
 StepShape step_shape(const ModelConfig& model, const EngineConfig& engine);
 
+// Throws a Config error for a dtype that the device does not run.
 MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine);
 
 // Largest max_seq_len (a multiple of the page) and largest max_batch_size, at most `limit`, with which the engine can

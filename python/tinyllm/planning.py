@@ -42,9 +42,9 @@ class MemoryPlan:
     overhead: tuple[Overhead, ...]  # what the engine takes beside the entries, most of it only while loading
     max_step_tokens: int | None = None
     rope_freq_factors: bool = False
-    # Heap that the checkpoint's reader takes for its largest tensor. Pages of a mapped file are no heap: the system
-    # takes them back at will. 0 for a plan of a bare ModelConfig.
-    tensor_bytes: int = 0
+    # Heap that the checkpoint's reader takes: for its header, and for its largest tensor. Pages of a mapped file are no
+    # heap: the system takes them back at will. 0 for a plan of a bare ModelConfig.
+    reader_bytes: int = 0
 
     @cached_property
     def components(self) -> dict[str, int]:
@@ -58,10 +58,10 @@ class MemoryPlan:
 
     @property
     def estimates(self) -> dict[str, int]:
-        """What a GPU must have beside `total`: the driver's own memory, roughly, and what loading and the rounding of
-        the memory pool take. Nothing on the CPU."""
+        """What a device must have beside `total`: a GPU the driver's own memory, roughly, and what loading and the
+        rounding of the memory pool take; a CPU what loading takes."""
         if self.device != "cuda":
-            return {}
+            return {"loading": self.host_peak - self.total}
         beside = sum(entry.bytes for entry in self.overhead if entry.on_device)
         return driver_estimates(self.device) | {"loading and pool": beside}
 
@@ -69,12 +69,17 @@ class MemoryPlan:
     def host_peak(self) -> int:
         """Host memory at most while the model loads, the interpreter and mapped files apart. On the CPU the model
         itself is part of it."""
-        beside = sum(entry.bytes for entry in self.overhead if not entry.on_device) + self.tensor_bytes
+        beside = sum(entry.bytes for entry in self.overhead if not entry.on_device) + self.reader_bytes
         return beside + (self.total if self.device == "cpu" else 0)
+
+    @property
+    def needed(self) -> int:
+        """`total` and the estimates: what a device must have free."""
+        return self.total + sum(self.estimates.values())
 
     def fits(self, memory: float) -> bool:
         """Whether the plan and the estimates fit into `memory` bytes."""
-        return self.total + sum(self.estimates.values()) <= memory
+        return self.needed <= memory
 
     def max_seq_len(self, memory: float, batch: int | None = None) -> int:
         """The largest context (in whole pages) at which `batch` sequences fit into `memory` bytes; 0 if none does."""
@@ -106,7 +111,7 @@ class MemoryPlan:
             "host_peak": self.host_peak,
             "entries": [asdict(entry) for entry in self.entries],
             "overhead": [asdict(entry) for entry in self.overhead],
-            "tensor_bytes": self.tensor_bytes,
+            "reader_bytes": self.reader_bytes,
         }
 
     def __str__(self) -> str:
@@ -128,13 +133,14 @@ class MemoryPlan:
     def with_kv_cache(self, kv_cache: KVCacheConfig) -> MemoryPlan:
         """The plan of the same model and device with another KV cache."""
         return make_plan(
-            self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors, self.tensor_bytes
+            self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors, self.reader_bytes
         )
 
     def _largest(self, what: str, kv_cache: KVCacheConfig, memory: float, limit: int) -> int:
-        """See `_native.largest_plan`; the driver's share of `memory` is taken off."""
+        """See `_native.largest_plan`, which knows the engine's buffers; what driver or reader take is taken off."""
+        apart = sum(driver_estimates(self.device).values()) if self.device == "cuda" else self.reader_bytes
         structs = _structs(self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors)
-        return _native.largest_plan(what, *structs, memory - sum(driver_estimates(self.device).values()), limit)
+        return _native.largest_plan(what, *structs, memory - apart, limit)
 
 
 def driver_estimates(device_kind: str) -> dict[str, int]:
@@ -155,16 +161,17 @@ def plan(
 ) -> MemoryPlan:
     """The memory plan of a checkpoint (headers only are read) or of a ModelConfig; needs no GPU, also for "cuda".
 
-    Arguments are those of `load` and mean the same; what is None is the config's own.
+    Arguments are those of `load` and mean the same, but for kv_cache="auto", which depends on a device's free memory;
+    what is None is the config's own.
     """
-    rope_freq_factors, tensor_bytes = False, 0
+    rope_freq_factors, reader_bytes = False, 0
     if isinstance(model, ModelConfig):
         config = model
     else:
         with open_checkpoint(model) as checkpoint:
             config = checkpoint.config
             rope_freq_factors = checkpoint.rope_freq_factors
-            tensor_bytes = max(tensor.heap_bytes for tensor in checkpoint.tensors())
+            reader_bytes = checkpoint.heap_bytes + max(tensor.heap_bytes for tensor in checkpoint.tensors())
     config = engine_config(
         config,
         config.quantization if quantization is None else quantization,
@@ -173,7 +180,7 @@ def plan(
         config.recompute_activations if recompute_activations is None else recompute_activations,
     )
     kv_cache = kv_cache or default_kv_cache(config)
-    return make_plan(config, kind_of_device(device), kv_cache, max_step_tokens, rope_freq_factors, tensor_bytes)
+    return make_plan(config, kind_of_device(device), kv_cache, max_step_tokens, rope_freq_factors, reader_bytes)
 
 
 def engine_config(
@@ -206,7 +213,7 @@ def make_plan(
     kv_cache: KVCacheConfig,
     max_step_tokens: int | None = None,
     rope_freq_factors: bool = False,
-    tensor_bytes: int = 0,
+    reader_bytes: int = 0,
 ) -> MemoryPlan:
     """The plan of a configuration in which everything is decided."""
     if not isinstance(kv_cache, KVCacheConfig):
@@ -215,7 +222,7 @@ def make_plan(
     entries = plan_entries(_native.plan(*structs))
     overhead = overhead_entries(_native.plan_overhead(*structs))
     return MemoryPlan(
-        config, kv_cache, device_kind, entries, overhead, max_step_tokens, rope_freq_factors, tensor_bytes
+        config, kv_cache, device_kind, entries, overhead, max_step_tokens, rope_freq_factors, reader_bytes
     )
 
 
@@ -254,19 +261,24 @@ def auto_kv_cache(
     return KVCacheConfig(min(smallest.max_batch(memory, seq=context), _MAX_AUTO_BATCH), context)
 
 
-def compare_quantization(base: MemoryPlan) -> str:
-    """A table of int8 beside 16-bit weights, component by component."""
-    int8, half = (
+def compare_quantization(base: MemoryPlan) -> tuple[MemoryPlan, MemoryPlan]:
+    """The plan with int8 and with 16-bit weights."""
+    return tuple(
         make_plan(
             replace(base.config, quantization=q),
             base.device,
             base.kv_cache,
             base.max_step_tokens,
             base.rope_freq_factors,
-            base.tensor_bytes,
+            base.reader_bytes,
         )
         for q in (QuantizationType.W8A16, QuantizationType.NONE)
     )
+
+
+def comparison_table(base: MemoryPlan) -> str:
+    """A table of int8 beside 16-bit weights, component by component."""
+    int8, half = compare_quantization(base)
     lines = [f"{'component':<14}{'int8':>12}{'16-bit':>12}{'saved':>8}"]
     names = list(dict.fromkeys([*int8.components, *half.components]))
     rows = [(name, int8.components.get(name, 0), half.components.get(name, 0)) for name in names]

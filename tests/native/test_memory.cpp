@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <optional>
 
@@ -48,6 +49,26 @@ TEST(too_much_memory_is_an_error_that_leaves_nothing) {
     CHECK_THROWS(HostBuffer(tracker, Component::KvCache, SIZE_MAX - 10, "huge"), "out of host memory");
     CHECK_THROWS(HostBuffer(tracker, Component::KvCache, size_t{1} << 60, "huge"), "kv_cache 'huge'");
     CHECK(tracker.total().current_bytes == 0);
+}
+
+TEST(what_nothing_has_written_is_counted) {
+    MemoryTracker tracker;
+    constexpr size_t kMegabyte = size_t{1} << 20, kSlack = 64 << 10;  // in pages, which may be large
+    const uint64_t before = untouched_host_bytes();
+    {
+        const HostBuffer cache(tracker, Component::KvCache, 64 * kMegabyte + 5, "cache");
+        CHECK(reinterpret_cast<uintptr_t>(cache.data()) % 64 == 0);
+        const uint64_t fresh = untouched_host_bytes() - before;
+#if defined(__SANITIZE_ADDRESS__)
+        CHECK(fresh == 0);  // all blocks are the heap's there
+#else
+        CHECK(fresh >= 64 * kMegabyte && fresh <= 64 * kMegabyte + kSlack);
+        std::memset(static_cast<char*>(cache.data()) + 8 * kMegabyte, 1, 32 * kMegabyte);
+        const uint64_t left = untouched_host_bytes() - before;
+        CHECK(left <= 32 * kMegabyte + kSlack && left >= 28 * kMegabyte);
+#endif
+    }
+    CHECK(untouched_host_bytes() == before);
 }
 
 TEST(the_chosen_allocation_fails_once) {

@@ -127,6 +127,7 @@ def test_memory_is_printed_without_the_device() -> None:
         (["--load", "--kernels"], "--load loads the whole model"),
         (["--help=yes"], "takes no value"),
         (["extra"], "unknown flag 'extra'"),
+        (["--memory", "--batch", "1,2"], "--memory shows one batch"),
         (["--json", "/nowhere/at/all"], "--json /nowhere/at/all: No such file or directory"),
         (["--prompt", "1,"], "--prompt : expected a whole number"),
         (["--batch", "0"], "--batch 0: expected a whole number of at least 1"),

@@ -76,6 +76,18 @@ def test_calls_of_other_threads_say_that_the_model_is_closed(device: str) -> Non
     assert json.loads(result.stdout) == [f"ClosedError: {CLOSED}"]
 
 
+@pytest.mark.parametrize("folder", ["smollm2", "gguf_llama31_mixed/model.gguf"])
+def test_a_closed_model_says_so_whatever_is_asked(folder: str) -> None:
+    with tinyllm.load(DATA / folder, device="cpu") as model:
+        model.generate([1, 2], max_new_tokens=1)
+    calls = [lambda: model.generate([1]), lambda: model.stream([1]), lambda: model.logits([1]), model.memory]
+    calls += [lambda: model.generate("a"), lambda: model.stream("a"), lambda: model.tokenizer]
+    calls += [lambda: model.chat([{"role": "user", "content": "a"}])]
+    for call in calls:
+        with pytest.raises(ClosedError, match=CLOSED):
+            call()
+
+
 def drop(stream: TextStream) -> None:
     """The caller holds no other reference."""
 

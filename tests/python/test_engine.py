@@ -269,6 +269,15 @@ def test_what_does_not_fit_is_refused_before_allocating(device: str) -> None:
         assert planned.max_batch(free) == batch
 
 
+def test_free_memory_is_less_what_engines_have_not_written_yet() -> None:
+    free = tinyllm.devices()[0].free
+    with tinyllm.load(MODEL, device="cpu", kv_cache=KVCacheConfig(64, 1 << 17)) as model:
+        cache = model.memory().actual["kv_cache"]
+        assert cache > 1 << 30
+        assert tinyllm.devices()[0].free < free - 0.9 * cache  # though the system has not given a page of it yet
+    assert tinyllm.devices()[0].free > free - 0.1 * cache
+
+
 def test_plan_equals_fact(model: tinyllm.Model) -> None:
     report = model.memory()
     assert report.actual == report.planned

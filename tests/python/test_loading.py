@@ -73,8 +73,21 @@ def test_the_heap_of_a_dequantised_tensor_is_planned(smollm2_gguf: Path) -> None
         finally:
             tracemalloc.stop()
     assert values.nbytes < peak <= tensor.heap_bytes + MB
-    assert tinyllm.plan(smollm2_gguf, "cpu").tensor_bytes == tensor.heap_bytes
-    assert tinyllm.plan(DATA / "llama2", "cpu").tensor_bytes == 0  # mapped
+    assert tinyllm.plan(smollm2_gguf, "cpu").reader_bytes == checkpoint.heap_bytes + tensor.heap_bytes
+    assert tinyllm.plan(DATA / "llama2", "cpu").reader_bytes == 0  # mapped
+
+
+def test_the_heap_of_a_gguf_header_is_planned(smollm2_gguf: Path) -> None:
+    tracemalloc.start()
+    try:
+        with tinyllm.checkpoints.open_checkpoint(smollm2_gguf) as checkpoint:
+            held, _ = tracemalloc.get_traced_memory()
+            assert checkpoint.tokenizer.vocab_size > 49000
+            left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.8 * checkpoint.heap_bytes < held < 1.05 * checkpoint.heap_bytes
+    assert left < held / 2  # the tokenizer was all that needed it
 
 
 # Resident size after every load: what is kept for later by malloc or the driver is there after a few.

@@ -138,7 +138,8 @@ def test_devices_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fits_and_its_inverses_agree() -> None:
     planned = plan_7b()
-    memory = planned.total
+    memory = planned.needed
+    assert memory == planned.host_peak > planned.total  # the scales of a tensor while it loads
     assert planned.fits(memory)
     assert not planned.fits(memory - 1)
     assert planned.max_seq_len(memory) >= 2048
@@ -296,11 +297,13 @@ def test_the_command_prints_table_grid_and_comparison() -> None:
     assert [row[0] for row in columns[1:]] == [str(512 << i) for i in range(9)]
     for context, *cells in columns[1:]:
         for batch, cell in zip(columns[0][1:], cells, strict=True):
-            size = tinyllm.plan(model, "cpu", kv_cache=KVCacheConfig(int(batch), int(context))).total
+            size = tinyllm.plan(model, "cpu", kv_cache=KVCacheConfig(int(batch), int(context))).needed
             assert cell == (format_bytes(size) if size <= 16 * MB else "-")
     assert grid[-1].split()[1:] == ["-"] * 7  # 131072 tokens do not fit into 16 MB
-    report = json.loads(run(model, "--device", "cpu", "--gpu-memory", "16MB", "--json").stdout)
+    report = json.loads(run(model, "--device", "cpu", "--gpu-memory", "16MB", "--compare", "--json").stdout)
     assert report["fits"] is True
+    assert [cell["fits"] for cell in report["grid"]] == ["-" not in cell for row in columns[1:] for cell in row[1:]]
+    assert report["compare"]["w8a16"]["total"] == report["total"] < report["compare"]["none"]["total"]
     assert report["max_seq_len"] > 2048
     assert "fits into 2.00 GB" in run(model, "--gpu-memory", "2GB").stdout  # the default device is one of this build
     assert "24 parsecs" in run(model, "--gpu-memory", "24 parsecs", code=2).stderr
@@ -314,6 +317,10 @@ def test_the_grid_is_of_the_counts_asked_for() -> None:
     assert grid[0][3:] == ["3", "1"]
     assert [row[0] for row in grid[1:]] == ["100", "700"]
     assert "(the model is made for 256)" in text
+    assert "not given" in run(model, "--context", "100,700", code=1).stderr
+    assert "'0MB' is no memory" in run(model, "--gpu-memory", "0MB", code=2).stderr
+    assert "float32 activations run on the CPU only" in run(model, "--dtype", "float32", code=1).stderr
+    assert f"{model}: 1 x 256 tokens" in run(model).stdout  # the model's, which is shorter than 2048
     assert "'2k' is neither a whole number" in run(model, "--context", "2k", code=2).stderr
     assert "max_seq_len" in run(model, "--context", "0", code=1).stderr
 

@@ -17,6 +17,16 @@
 
 namespace tinyllm {
 
+namespace {
+
+// Free is what the system can still give, less what this process's engines have been given and not written yet.
+DeviceMemory cpu_memory() {
+    const HostMemory memory = host_memory();
+    return {memory.free_bytes - std::min(memory.free_bytes, untouched_host_bytes()), memory.total_bytes};
+}
+
+}  // namespace
+
 AllocationPtr CpuBackend::allocate(MemoryTracker& tracker, Component component, size_t bytes, const std::string& name,
                                    std::source_location where) {
     return std::make_unique<HostBuffer>(tracker, component, bytes, name, where);
@@ -28,10 +38,7 @@ void CpuBackend::download(void* target, const void* source, size_t bytes) { std:
 
 void CpuBackend::fill_zero(void* target, size_t bytes) { std::memset(target, 0, bytes); }
 
-DeviceMemory CpuBackend::device_memory() const {
-    const HostMemory memory = host_memory();
-    return {memory.free_bytes, memory.total_bytes};
-}
+DeviceMemory CpuBackend::device_memory() const { return cpu_memory(); }
 
 void CpuBackend::bind_scratch(void* data, size_t bytes) {
     scratch_ = data;
@@ -99,7 +106,7 @@ tl_device_info cpu_device_info() {
     info.struct_size = sizeof info;
     info.device_kind = TL_DEVICE_CPU;
     set_text(info.name, processor_name());
-    const HostMemory memory = host_memory();
+    const DeviceMemory memory = cpu_memory();
     info.free_bytes = memory.free_bytes;
     info.total_bytes = memory.total_bytes;
     try {

@@ -80,6 +80,11 @@ class Checkpoint(abc.ABC):
         """Whether the checkpoint brings divisors of the RoPE frequencies (GGUF files of Llama 3.1 and later)."""
         return any(tensor.name == "rope_freqs.weight" for tensor in self.tensors())
 
+    @property
+    def heap_bytes(self) -> int:
+        """Heap that the header takes while the checkpoint is open, about."""
+        return 0
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, built at first use. CheckpointError if there is none."""

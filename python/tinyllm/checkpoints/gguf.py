@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 from .base import Checkpoint, TensorInfo
 from .generation import gguf_generation_defaults
 from .gguf_config import ARCHITECTURES, read_model_config
-from .gguf_file import loadable_types, metadata, open_gguf, read_gguf_tensors
+from .gguf_file import header_heap_bytes, loadable_types, metadata, open_gguf, read_gguf_tensors
 from .schema import match_tensors
 from .settings import Settings
 
@@ -55,6 +55,7 @@ class GgufCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self._reader: gguf.GGUFReader | None = open_gguf(path)
+        self._heap_bytes = header_heap_bytes(self._reader)
         general = Settings(metadata(self._reader, "general.", path), f"{path}: general")
         split = Settings(metadata(self._reader, "split.", path), f"{path}: split")
         architecture = _architecture(general, split)
@@ -84,6 +85,10 @@ class GgufCheckpoint(Checkpoint):
     def eos_token_ids(self) -> tuple[int, ...]:
         return self.tokenizer.eos_token_ids if self._has_tokenizer else ()
 
+    @property
+    def heap_bytes(self) -> int:
+        return self._heap_bytes
+
     def check(self) -> None:
         self._matched()
 
@@ -92,7 +97,7 @@ class GgufCheckpoint(Checkpoint):
 
     def close(self) -> None:
         super().close()
-        self._reader = None  # its parsed metadata takes tens of megabytes
+        self._reader = None
 
     def _matched(self) -> list[TensorInfo]:
         return match_tensors(
@@ -111,7 +116,9 @@ class GgufCheckpoint(Checkpoint):
 
         if self._reader is None:
             raise CheckpointError(f"{self.path}: the checkpoint was closed before its tokenizer was made")
-        return Tokenizer.from_gguf(self._reader, self.path)
+        tokenizer = Tokenizer.from_gguf(self._reader, self.path)
+        self._reader = None  # its parsed metadata takes tens of megabytes, and nothing else needs it any more
+        return tokenizer
 
 
 def _architecture(general: Settings, split: Settings) -> str:

@@ -22,6 +22,8 @@ _PLAIN_DTYPES = {
     gguf.GGMLQuantizationType.BF16: np.dtype(ml_dtypes.bfloat16),
 }
 
+_PART_BYTES = 272  # of heap for a value of the header, which the gguf package keeps as an array: measured, CPython 3.11
+
 _DEQUANTISED_ELEMENTS = 2**20  # how much is dequantised at a time: the gguf package holds twice its result
 
 
@@ -68,6 +70,11 @@ def open_gguf(path: Path) -> gguf.GGUFReader:
     if reader.byte_order != "I" or reader.endianess != gguf.GGUFEndian.LITTLE:
         raise CheckpointError(f"{path}: expected a little-endian GGUF file on a little-endian machine")
     return reader
+
+
+def header_heap_bytes(reader: gguf.GGUFReader) -> int:
+    """Heap that the parsed header takes, about: most of it is the vocabulary."""
+    return _PART_BYTES * sum(len(field.parts) for field in reader.fields.values())
 
 
 def metadata(reader: gguf.GGUFReader, prefix: str, path: Path) -> dict[str, Any]:

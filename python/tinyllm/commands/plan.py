@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config import KVCacheConfig, QuantizationType
 from ..errors import ConfigError
 from ..memory import format_bytes
-from ..planning import MemoryPlan, compare_quantization, plan
+from ..planning import MemoryPlan, compare_quantization, comparison_table, plan
 from .options import MODEL_HELP
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -27,6 +28,8 @@ def parse_size(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 24GB or 512MB")
     size = float(match[1]) * _UNITS[match[2].upper()]  # infinite for hundreds of digits
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no memory; write for example 24GB or 512MB")
     if size > _LARGEST_SIZE:
         raise argparse.ArgumentTypeError(f"{text!r} is more than any memory; write for example 24GB or 512MB")
     return int(size)
@@ -58,9 +61,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--context",
         type=parse_counts,
-        default=[2048],
         metavar="N,...",
-        help="tokens a sequence (default: 2048); of several the first is planned, all are rows of the grid",
+        help="tokens a sequence (default: 2048, or the model's if shorter); of several the first is planned, all are "
+        "rows of the grid",
     )
     parser.add_argument(
         "--batch",
@@ -79,67 +82,82 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.gpu_memory is None and (len(args.context or ()) > 1 or len(args.batch) > 1):
+        raise ConfigError("several values of --context or --batch make the grid of --gpu-memory, which is not given")
     planned = plan(
         args.model,
         args.device,
         args.quantization,
         args.group_size,
-        KVCacheConfig(args.batch[0], args.context[0]),
-        args.recompute_activations,
+        recompute_activations=args.recompute_activations,
         dtype=args.dtype,
     )
+    context = args.context[0] if args.context else planned.kv_cache.max_seq_len
+    planned = planned.with_kv_cache(KVCacheConfig(args.batch[0], context))
+    contexts = args.context if len(args.context or ()) > 1 else _GRID_CONTEXTS
+    batches = args.batch if len(args.batch) > 1 else _GRID_BATCHES
     if args.plot:
         from ..plotting import plot_plan
 
         plot_plan(planned, args.plot, args.gpu_memory)
+        print(f"{args.plot} written", file=sys.stderr)
     if args.json:
-        print(json.dumps(_report(planned, args.gpu_memory)))
+        print(json.dumps(_report(planned, args.compare, args.gpu_memory, contexts, batches)))
         return 0
-    print(f"{args.model}: {args.batch[0]} x {args.context[0]} tokens on {planned.device}")
+    print(f"{args.model}: {args.batch[0]} x {context} tokens on {planned.device}")
     print(planned.table(args.entries))
     if args.compare:
-        print(f"\n{compare_quantization(planned)}")
+        print(f"\n{comparison_table(planned)}")
     if args.gpu_memory is not None:
-        contexts = args.context if len(args.context) > 1 else _GRID_CONTEXTS
-        batches = args.batch if len(args.batch) > 1 else _GRID_BATCHES
-        grid = fit_grid(planned, args.gpu_memory, contexts, batches)
+        grid = _grid_table(fit_grid(planned, args.gpu_memory, contexts, batches), contexts, batches)
         print(f"\n{_verdict(planned, args.gpu_memory)}\n\n{grid}")
     return 0
 
 
-def _report(planned: MemoryPlan, memory: int | None) -> dict[str, Any]:
+def _report(
+    planned: MemoryPlan, compare: bool, memory: int | None, contexts: Sequence[int], batches: Sequence[int]
+) -> dict[str, Any]:
     report = planned.to_dict()
+    if compare:
+        report["compare"] = {
+            one.config.quantization.value: {"components": one.components, "total": one.total}
+            for one in compare_quantization(planned)
+        }
     if memory is not None:
         report |= {
             "memory": memory,
             "fits": planned.fits(memory),
             "max_seq_len": planned.max_seq_len(memory),
             "max_batch": planned.max_batch(memory),
+            "grid": fit_grid(planned, memory, contexts, batches),
         }
     return report
 
 
 def _verdict(planned: MemoryPlan, memory: int) -> str:
     kv = planned.kv_cache
-    needed = planned.total + sum(planned.estimates.values())
     words = "fits into" if planned.fits(memory) else "does NOT fit into"
     longest, made_for = planned.max_seq_len(memory), planned.config.max_seq_len
     note = f" (the model is made for {made_for})" if longest > made_for else ""
     return (
-        f"{format_bytes(needed)} {words} {format_bytes(memory)}; largest context at batch {kv.max_batch_size}: "
+        f"{format_bytes(planned.needed)} {words} {format_bytes(memory)}; largest context at batch {kv.max_batch_size}: "
         f"{longest} tokens{note}; largest batch at {kv.max_seq_len} tokens: {planned.max_batch(memory)}"
     )
 
 
-def fit_grid(planned: MemoryPlan, memory: int, contexts: Sequence[int], batches: Sequence[int]) -> str:
-    """Contexts down, batches across; the total where it fits, a dash where it does not."""
-    if memory <= 0:
-        raise ConfigError(f"--gpu-memory must be more than 0; got {memory}")
-    lines = ["context \\ batch" + "".join(f"{batch:>11}" for batch in batches)]
+def fit_grid(planned: MemoryPlan, memory: int, contexts: Sequence[int], batches: Sequence[int]) -> list[dict[str, Any]]:
+    """What each context and batch needs, estimates included, and whether it fits: a dict a cell, row by row."""
+    cells = []
     for context in contexts:
-        cells = []
         for batch in batches:
             cell = planned.with_kv_cache(KVCacheConfig(batch, context))
-            cells.append(f"{format_bytes(cell.total):>11}" if cell.fits(memory) else f"{'-':>11}")
-        lines.append(f"{context:>15}" + "".join(cells))
+            cells.append({"context": context, "batch": batch, "needed": cell.needed, "fits": cell.fits(memory)})
+    return cells
+
+
+def _grid_table(cells: Sequence[Mapping[str, Any]], contexts: Sequence[int], batches: Sequence[int]) -> str:
+    """Contexts down, batches across; what is needed where it fits, a dash where it does not."""
+    texts = iter(f"{format_bytes(cell['needed']) if cell['fits'] else '-':>11}" for cell in cells)
+    lines = ["context \\ batch" + "".join(f"{batch:>11}" for batch in batches)]
+    lines += [f"{context:>15}" + "".join(next(texts) for _ in batches) for context in contexts]
     return "\n".join(lines)
