@@ -1,5 +1,5 @@
-// CudaBuffer<T>: RAII ownership of device memory. Nothing else in tinyllm takes or frees device memory, but for the few MB
-// that CodeReserve holds back.
+// CudaBuffer<T>: RAII ownership of device memory. Nothing else in tinyllm takes or frees device memory, but for the few
+// MB that CodeReserve holds back.
 #pragma once
 
 #include <cuda_runtime_api.h>
