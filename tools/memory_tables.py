@@ -61,7 +61,7 @@ def weights_table() -> list[str]:
         small, large = (
             plans[q].components.get(component, 0) / MB for q in (QuantizationType.W8A16, QuantizationType.NONE)
         )
-        lines.append(f"| {component}, all layers | {small:.1f} MB | {large:.1f} MB | | |")
+        lines.append(f"| {component}, of the whole model | {small:.1f} MB | {large:.1f} MB | | |")
     head8, head16 = (
         sum(entry.bytes for entry in plans[q].entries if entry.name == "lm_head.weight") / MB
         for q in (QuantizationType.W8A16, QuantizationType.NONE)
