@@ -16,7 +16,7 @@ from ._fields import INT32_MAX, is_finite_number
 from .checkpoints import Checkpoint, open_checkpoint
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
 from .devices import Device, resolve_device
-from .errors import CheckpointError, ConfigError, OutOfMemoryError
+from .errors import CheckpointError, ConfigError
 from .memory import MemoryReport, memory_report
 from .planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
 from .results import GenerationResult
@@ -112,13 +112,6 @@ def _load_checkpoint(
                     engine.load_tensor(tensor.name, tensor.load())
                 except CheckpointError as error:
                     raise CheckpointError(f"{tensor.file}: {error}") from error
-                except OutOfMemoryError:
-                    raise
-                except MemoryError as error:
-                    raise OutOfMemoryError(
-                        f"out of host memory while reading {tensor.file}: tensor {tensor.name!r} takes "
-                        f"{tensor.heap_bytes} bytes beside the model ({error})"
-                    ) from error
                 bar.update(tensor.stored_bytes)
         engine.finish_load()
         return Model(checkpoint, config, kv_cache, device, engine)
@@ -168,13 +161,12 @@ class Model:
     @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer. CheckpointError if it has none, ClosedError once the model is closed."""
-        self._engine.require_open()
-        return self._checkpoint.tokenizer
+        return self._open_checkpoint().tokenizer
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Tokens that end generation."""
-        return self._checkpoint.eos_token_ids
+        """Tokens that end generation. ClosedError once the model is closed."""
+        return self._open_checkpoint().eos_token_ids
 
     @overload
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> GenerationResult: ...
@@ -289,8 +281,12 @@ class Model:
         return _checked_ids(prompt)
 
     def _request(self, token_ids: list[int], config: GenerationConfig) -> TextRequest:
+        return TextRequest(self._scheduler, self._engine, self._open_checkpoint(), token_ids, config)
+
+    def _open_checkpoint(self) -> Checkpoint:
+        """The checkpoint, whose tokenizer is made when it is first asked for. ClosedError once the model is closed."""
         self._engine.require_open()
-        return TextRequest(self._scheduler, self._engine, self._checkpoint, token_ids, config)
+        return self._checkpoint
 
 
 def _checked_ids(token_ids: Any) -> list[int]:

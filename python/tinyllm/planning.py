@@ -132,9 +132,14 @@ class MemoryPlan:
 
     def with_kv_cache(self, kv_cache: KVCacheConfig) -> MemoryPlan:
         """The plan of the same model and device with another KV cache."""
-        return make_plan(
-            self.config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors, self.reader_bytes
-        )
+        return self._again(self.config, kv_cache)
+
+    def with_quantization(self, quantization: QuantizationType) -> MemoryPlan:
+        """The plan of the same model and device with other weights."""
+        return self._again(replace(self.config, quantization=quantization), self.kv_cache)
+
+    def _again(self, config: ModelConfig, kv_cache: KVCacheConfig) -> MemoryPlan:
+        return make_plan(config, self.device, kv_cache, self.max_step_tokens, self.rope_freq_factors, self.reader_bytes)
 
     def _largest(self, what: str, kv_cache: KVCacheConfig, memory: float, limit: int) -> int:
         """See `_native.largest_plan`, which knows the engine's buffers; what driver or reader take is taken off."""
@@ -261,24 +266,9 @@ def auto_kv_cache(
     return KVCacheConfig(min(smallest.max_batch(memory, seq=context), _MAX_AUTO_BATCH), context)
 
 
-def compare_quantization(base: MemoryPlan) -> tuple[MemoryPlan, MemoryPlan]:
-    """The plan with int8 and with 16-bit weights."""
-    return tuple(
-        make_plan(
-            replace(base.config, quantization=q),
-            base.device,
-            base.kv_cache,
-            base.max_step_tokens,
-            base.rope_freq_factors,
-            base.reader_bytes,
-        )
-        for q in (QuantizationType.W8A16, QuantizationType.NONE)
-    )
-
-
 def comparison_table(base: MemoryPlan) -> str:
     """A table of int8 beside 16-bit weights, component by component."""
-    int8, half = compare_quantization(base)
+    int8, half = (base.with_quantization(q) for q in (QuantizationType.W8A16, QuantizationType.NONE))
     lines = [f"{'component':<14}{'int8':>12}{'16-bit':>12}{'saved':>8}"]
     names = list(dict.fromkeys([*int8.components, *half.components]))
     rows = [(name, int8.components.get(name, 0), half.components.get(name, 0)) for name in names]

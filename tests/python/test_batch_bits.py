@@ -23,6 +23,7 @@ PROMPT_LENGTHS = [1, 5, 17, 40, 63, 64, 65, 90]  # about the 64 tokens of a page
 MAX_BATCH = 64  # up to which the GPU's decode kernels switch
 REQUESTS = 90  # so that some join when others leave
 LONGEST = 24  # tokens of a continuation
+ROOM = 70  # tokens of context behind the longest prompt: more than a continuation takes
 
 Bits = list[tuple[int, bytes]]  # token id and log-probability of each token
 
@@ -33,7 +34,7 @@ def bits(pieces: Iterator[tinyllm.StreamPiece]) -> Bits:
 
 def check_bits(path: Path, device: str, dtype: str, lengths: list[int], requests: int) -> None:
     """`requests` requests with prompts of the given lengths, together and each of a kind alone."""
-    cache = KVCacheConfig(max_batch_size=MAX_BATCH, max_seq_len=max(lengths) + LONGEST)
+    cache = KVCacheConfig(max_batch_size=MAX_BATCH, max_seq_len=max(lengths) + ROOM)
     with tinyllm.load(path, device=device, dtype=dtype, kv_cache=cache) as model:
         rng = np.random.default_rng(1)
         prompts = [rng.integers(0, model.config.vocab_size, length).tolist() for length in lengths]

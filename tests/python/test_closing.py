@@ -82,6 +82,7 @@ def test_a_closed_model_says_so_whatever_is_asked(folder: str) -> None:
         model.generate([1, 2], max_new_tokens=1)
     calls = [lambda: model.generate([1]), lambda: model.stream([1]), lambda: model.logits([1]), model.memory]
     calls += [lambda: model.generate("a"), lambda: model.stream("a"), lambda: model.tokenizer]
+    calls += [lambda: model.generate(["a", [1]]), lambda: model.eos_token_ids]
     calls += [lambda: model.chat([{"role": "user", "content": "a"}])]
     for call in calls:
         with pytest.raises(ClosedError, match=CLOSED):

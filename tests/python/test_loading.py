@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import tinyllm
 from model_files import write_model
 from reference import CASES, DATA
-from tinyllm import CheckpointError, ModelConfig
+from tinyllm import CheckpointError, ModelConfig, _native
 from tinyllm.checkpoints import expected_tensors
 
 MB = 1 << 20
@@ -75,6 +75,19 @@ def test_the_heap_of_a_dequantised_tensor_is_planned(smollm2_gguf: Path) -> None
     assert values.nbytes < peak <= tensor.heap_bytes + MB
     assert tinyllm.plan(smollm2_gguf, "cpu").reader_bytes == checkpoint.heap_bytes + tensor.heap_bytes
     assert tinyllm.plan(DATA / "llama2", "cpu").reader_bytes == 0  # mapped
+
+
+def test_a_host_without_room_for_a_tensor_is_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("tinyllm.checkpoints.safetensors_file.map_array", no_room)
+    live = _native.library().tl_debug_live_bytes()
+    with pytest.raises(
+        tinyllm.OutOfMemoryError, match=r"out of host memory.*'embed_tokens.weight' takes 0 bytes.*no room"
+    ):
+        tinyllm.load(DATA / "llama2", device="cpu")
+    assert _native.library().tl_debug_live_bytes() == live
 
 
 def test_the_heap_of_a_gguf_header_is_planned(smollm2_gguf: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import GenerationConfig, ModelConfig
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -35,9 +35,16 @@ class TensorInfo:
     def load(self) -> np.ndarray:
         """The values: C-contiguous, of `shape`, as float32, float16 or ml_dtypes.bfloat16.
 
-        Read-only if it is a view of the memory-mapped file. Nothing but the result stays in memory.
+        Read-only if it is a view of the memory-mapped file. Nothing but the result stays in memory. OutOfMemoryError if
+        the host has no room for `heap_bytes`.
         """
-        return self.reader()
+        try:
+            return self.reader()
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"out of host memory while reading {self.file}: tensor {self.name!r} takes {self.heap_bytes} bytes "
+                f"beside the model ({error})"
+            ) from error
 
 
 class Checkpoint(abc.ABC):
@@ -47,6 +54,7 @@ class Checkpoint(abc.ABC):
     """
 
     format: str  # "huggingface" or "gguf"
+    heap_bytes = 0  # that the header takes while the checkpoint is open, about
 
     def __init__(
         self,
@@ -79,11 +87,6 @@ class Checkpoint(abc.ABC):
     def rope_freq_factors(self) -> bool:
         """Whether the checkpoint brings divisors of the RoPE frequencies (GGUF files of Llama 3.1 and later)."""
         return any(tensor.name == "rope_freqs.weight" for tensor in self.tensors())
-
-    @property
-    def heap_bytes(self) -> int:
-        """Heap that the header takes while the checkpoint is open, about."""
-        return 0
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -55,7 +55,7 @@ class GgufCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self._reader: gguf.GGUFReader | None = open_gguf(path)
-        self._heap_bytes = header_heap_bytes(self._reader)
+        self.heap_bytes = header_heap_bytes(self._reader)
         general = Settings(metadata(self._reader, "general.", path), f"{path}: general")
         split = Settings(metadata(self._reader, "split.", path), f"{path}: split")
         architecture = _architecture(general, split)
@@ -84,10 +84,6 @@ class GgufCheckpoint(Checkpoint):
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         return self.tokenizer.eos_token_ids if self._has_tokenizer else ()
-
-    @property
-    def heap_bytes(self) -> int:
-        return self._heap_bytes
 
     def check(self) -> None:
         self._matched()

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import KVCacheConfig, QuantizationType
 from ..errors import ConfigError
 from ..memory import format_bytes
-from ..planning import MemoryPlan, compare_quantization, comparison_table, plan
+from ..planning import MemoryPlan, comparison_table, plan
 from .options import MODEL_HELP
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -61,6 +61,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--context",
         type=parse_counts,
+        default=[],
         metavar="N,...",
         help="tokens a sequence (default: 2048, or the model's if shorter); of several the first is planned, all are "
         "rows of the grid",
@@ -82,7 +83,9 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.gpu_memory is None and (len(args.context or ()) > 1 or len(args.batch) > 1):
+    contexts = args.context if len(args.context) > 1 else _GRID_CONTEXTS
+    batches = args.batch if len(args.batch) > 1 else _GRID_BATCHES
+    if args.gpu_memory is None and (contexts, batches) != (_GRID_CONTEXTS, _GRID_BATCHES):
         raise ConfigError("several values of --context or --batch make the grid of --gpu-memory, which is not given")
     planned = plan(
         args.model,
@@ -94,8 +97,6 @@ def run(args: argparse.Namespace) -> int:
     )
     context = args.context[0] if args.context else planned.kv_cache.max_seq_len
     planned = planned.with_kv_cache(KVCacheConfig(args.batch[0], context))
-    contexts = args.context if len(args.context or ()) > 1 else _GRID_CONTEXTS
-    batches = args.batch if len(args.batch) > 1 else _GRID_BATCHES
     if args.plot:
         from ..plotting import plot_plan
 
@@ -121,7 +122,7 @@ def _report(
     if compare:
         report["compare"] = {
             one.config.quantization.value: {"components": one.components, "total": one.total}
-            for one in compare_quantization(planned)
+            for one in map(planned.with_quantization, QuantizationType)
         }
     if memory is not None:
         report |= {
