@@ -8,6 +8,8 @@
 #include "check.h"
 #include "core/error.h"
 #include "engine_cases.h"
+#include "model/overhead.h"
+#include "model/plan.h"
 
 using namespace tinyllm;
 using namespace tinyllm::test;
@@ -101,6 +103,19 @@ TEST(wrong_requests_and_tensors_are_refused) {
     CHECK_THROWS(engine.submit({131}, limit(1), nullptr), "token id 131");
     CHECK_THROWS(engine.submit(std::vector<int32_t>(65, 1), limit(1), nullptr), "65 tokens");
     CHECK_THROWS(engine.submit({1}, limit(0), nullptr), "max_new_tokens");
+}
+
+TEST(a_refusal_names_what_would_fit) {
+    const ModelConfig model = small_model();
+    const EngineConfig wanted = small_engine(8, 256);
+    const MemoryPlan plan = make_plan(model, wanted);
+    const uint64_t loading = UINT64_MAX - plan_budget(model, wanted, UINT64_MAX);
+    const auto refusal = [&](uint64_t free_bytes) { require_fit(plan, model, wanted, free_bytes); };
+    refusal(plan.total() + loading);  // fits
+    CHECK_THROWS(refusal(plan.total() + loading - 1), "; would fit: 192 tokens at batch 8, or 256 tokens at batch 7");
+    const uint64_t smallest = make_plan(model, small_engine(1, kPageTokens)).total() + loading;
+    CHECK_THROWS(refusal(smallest), "; would fit: 64 tokens at batch 1");
+    CHECK_THROWS(refusal(smallest - 1), "; not even one page of context fits beside the weights");
 }
 
 TEST(every_failing_allocation_leaves_nothing) {
