@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinyllm import KVCacheConfig, ModelConfig, QuantizationType, plan
-from tinyllm.planning import MemoryPlan
+from tinyllm.memory.planning import MemoryPlan
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "memory-model.md"
 BEGIN, END = "<!-- tables: begin (python tools/memory_tables.py --write) -->", "<!-- tables: end -->"

@@ -1,8 +1,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "backends/registry.h"
 #include "bench/measure.h"
-#include "ops/registry.h"
 
 namespace tinyllm::bench {
 

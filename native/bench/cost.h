@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-#include "model/config.h"
+#include "config/config.h"
+#include "model/specs.h"
 #include "model/weights.h"
 
 namespace tinyllm::bench {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "bench/synthetic.h"
-#include "ops/registry.h"
-#include "runtime/kv_cache.h"
+#include "backends/registry.h"
+#include "ops/kv_cache.h"
+#include "testing/synthetic_model.h"
 
 namespace tinyllm::bench {
 
@@ -20,7 +20,7 @@ size_t copies_of(uint64_t bytes) { return std::clamp<uint64_t>(kRotatedBytes / b
 // `count` random values in [-1, 1); a few thousand serve, again and again.
 template <typename T>
 std::vector<T> random_values(int64_t count, uint64_t seed) {
-    const std::vector<int32_t> random = random_tokens(4096, 1 << 20, seed);
+    const std::vector<int32_t> random = testing::random_tokens(4096, 1 << 20, seed);
     std::vector<T> values(count);
     for (int64_t i = 0; i < count; ++i)
         values[i] = from_float<T>(static_cast<float>(random[i % random.size()]) * 0x1p-19f - 1.0f);
@@ -122,7 +122,7 @@ KernelStep KernelData::step(Phase phase, const std::vector<int32_t>& positions, 
     std::vector<int32_t> logits_rows(rows), block_table(result.num_pages);
     std::iota(logits_rows.begin(), logits_rows.end(), 0);
     std::iota(block_table.begin(), block_table.end(), 0);
-    const std::vector<int32_t> token_ids = random_tokens(rows, model_.vocab_size, rows);
+    const std::vector<int32_t> token_ids = testing::random_tokens(rows, model_.vocab_size, rows);
 
     std::vector<int32_t> all;
     std::vector<size_t> offsets;

@@ -7,6 +7,7 @@
 
 #include "bench/options.h"
 #include "memory/tracker.h"
+#include "model/specs.h"
 #include "model/weights.h"
 #include "ops/backend.h"
 

@@ -10,8 +10,8 @@
 #include "bench/kernel_data.h"
 #include "bench/measure.h"
 #include "core/error.h"
-#include "model/layout.h"
-#include "model/rope.h"
+#include "ops/rope.h"
+#include "quantization/layout.h"
 
 namespace tinyllm::bench {
 

@@ -7,10 +7,10 @@
 #include <exception>
 #include <memory>
 
+#include "backends/registry.h"
 #include "bench/measure.h"
 #include "bench/options.h"
 #include "core/error.h"
-#include "ops/registry.h"
 
 namespace tinyllm::bench {
 

@@ -3,11 +3,11 @@
 #include <cstdio>
 #include <utility>
 
+#include "backends/registry.h"
 #include "bench/measure.h"
-#include "bench/synthetic.h"
-#include "model/overhead.h"
-#include "ops/registry.h"
-#include "runtime/engine.h"
+#include "engine/engine.h"
+#include "planning/overhead.h"
+#include "testing/synthetic_model.h"
 
 namespace tinyllm::bench {
 
@@ -67,7 +67,7 @@ void use(Engine& engine) {
     filtered.min_p = 0.01f;
     filtered.repetition_penalty = 1.3f;
     filtered.logprobs = true;
-    const std::vector<int32_t> prompt = random_tokens(kPrompt, engine.model_config().vocab_size, 1);
+    const std::vector<int32_t> prompt = testing::random_tokens(kPrompt, engine.model_config().vocab_size, 1);
     for (const GenerationParams& params : {greedy, filtered}) {
         for (int32_t count = 1; count <= engine.config().kv_cache.max_batch_size; count *= 2) {
             for (int32_t i = 0; i < count; ++i) engine.submit(prompt, params, nullptr);

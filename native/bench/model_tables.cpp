@@ -3,7 +3,7 @@
 
 #include "bench/measure.h"
 #include "memory/tracker.h"
-#include "model/plan.h"
+#include "planning/plan.h"
 
 namespace tinyllm::bench {
 

@@ -4,9 +4,9 @@
 #include <charconv>
 #include <functional>
 
+#include "backends/registry.h"
 #include "bench/presets.h"
 #include "core/error.h"
-#include "ops/registry.h"
 
 namespace tinyllm::bench {
 

@@ -8,9 +8,9 @@
 
 #include "bench/cost.h"
 #include "bench/measure.h"
-#include "bench/synthetic.h"
 #include "core/error.h"
-#include "runtime/engine.h"
+#include "engine/engine.h"
+#include "testing/synthetic_model.h"
 
 namespace tinyllm::bench {
 
@@ -70,7 +70,7 @@ void measure_prefill(Engine& engine, int32_t length, const Options& options, con
     const ModelConfig& model = engine.model_config();
     std::vector<double> seconds;
     for (int32_t i = -1; i < options.repeat; ++i) {  // the first one warms up
-        const std::vector<int32_t> prompt = random_tokens(length, model.vocab_size, i + 2);
+        const std::vector<int32_t> prompt = testing::random_tokens(length, model.vocab_size, i + 2);
         const auto start = Clock::now();
         const uint64_t id = engine.submit(prompt, greedy(1), nullptr);
         prefill_all(engine, 1);
@@ -103,7 +103,7 @@ void measure_decode(Engine& engine, int32_t batch, const Options& options, const
     for (int32_t i = 0; i < options.repeat; ++i) {
         std::vector<uint64_t> ids;
         for (int32_t b = 0; b < batch; ++b)
-            ids.push_back(engine.submit(random_tokens(options.context, model.vocab_size, 1000 * i + b),
+            ids.push_back(engine.submit(testing::random_tokens(options.context, model.vocab_size, 1000 * i + b),
                                         greedy(decode_tokens(options)), nullptr));
         prefill_all(engine, ids.size());
         std::vector<tl_event> events;
@@ -150,7 +150,7 @@ double peak_host_bytes() {
 }
 
 void measure_load(Engine& engine, Report& report) {
-    const LoadResult load = load_synthetic(engine);
+    const testing::LoadResult load = testing::load_synthetic(engine);
     const double rate = static_cast<double>(load.bytes) / load.seconds, peak = peak_host_bytes();
     std::printf(
         "load    %.2f GB of float16 tensors in %.2f s, %.2f GB/s; peak host memory %.0f MB, %.0f MB of it the "

@@ -1,4 +1,4 @@
-// Errors: one exception type inside the library, translated once in api.cpp.
+// Errors: one exception type inside the library, translated once in api/api.cpp.
 //
 // Every failure that a caller can cause or must know of is thrown as `Error` with a `Status`; the message says
 // what was wrong, the values, and what to do. Nothing else crosses the library's levels, and nothing crosses the C ABI.

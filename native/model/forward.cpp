@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "runtime/kv_cache.h"
+#include "ops/kv_cache.h"
 
 namespace tinyllm {
 

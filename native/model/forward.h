@@ -3,10 +3,10 @@
 
 #include <vector>
 
-#include "model/config.h"
-#include "model/plan.h"
+#include "config/config.h"
 #include "model/weights.h"
 #include "ops/ops.h"
+#include "ops/planned_memory.h"
 
 namespace tinyllm {
 
@@ -29,7 +29,7 @@ struct Model {
     ModelConfig config;
     const ModelWeights& weights;
     ActivationBuffers buffers;
-    void* kv_cache;  // layout in runtime/kv_cache.h
+    void* kv_cache;  // layout in ops/kv_cache.h
     int64_t num_pages;
 };
 

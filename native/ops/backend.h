@@ -28,11 +28,11 @@ struct HostTensor {
 
 // What Backend::load_linear() does with a tensor W beside storing it. Arrays are host memory; null: not wanted.
 struct LinearLoad {
-    // W8A16: each group gets the scale of least error (model/scale_search.h) instead of f16(absmax / 127).
+    // W8A16: each group gets the scale of least error (quantization/scale_search.h) instead of f16(absmax / 127).
     bool search_scales = false;
     const float* importance = nullptr;  // [cols] what that error is weighted by; null: all 1
 
-    // Second moments (model/moments.h), for model/importance.h.
+    // Second moments (quantization/moments.h), for loading/importance.h.
     const float* input_moments = nullptr;  // [cols] m; not null where output_moments is not
     float* output_moments = nullptr;       // [rows] written: (W*W) m
     float* column_moments = nullptr;       // [cols] written: mean of the squares of each column
@@ -81,7 +81,7 @@ public:
     virtual void synchronize() = 0;
     virtual DeviceMemory device_memory() const = 0;
     virtual DriverMemory driver_memory() const { return {}; }
-    // Memory that the kernels may use freely during a step; ops/registry.h says how much a configuration needs.
+    // Memory that the kernels may use freely during a step; backends/registry.h says how much a configuration needs.
     virtual void bind_scratch(void* data, size_t bytes) = 0;
 
     // Quantises (W8A16) or converts (NONE) a checkpoint tensor into the packed layout; `rows` says where its rows land.
@@ -95,7 +95,7 @@ public:
     // Gives back what load_linear keeps from call to call (staging memory). The `tracker` of those calls must live
     // until then, or until the backend is gone.
     virtual void finish_load() {}
-    // Fills all of `weight` but its bias with the made-up values of model/random_weights.h, for benchmarks.
+    // Fills all of `weight` but its bias with the made-up values of quantization/random_weights.h, for benchmarks.
     virtual void fill_random(const LinearWeight& weight, uint64_t seed) = 0;
 
     // The decode step to run in place of `key`: num_rows and max_kv_len may be raised (with padding rows, at most

@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
+#include "config/config.h"
 #include "core/dtype.h"
-#include "model/config.h"
 
 namespace tinyllm {
 
@@ -60,7 +60,7 @@ struct StepBatch {
     bool greedy = false;                          // every sample is plain greedy without penalty and logprob
 };
 
-// One linear layer y = x W^T + b in its backend's packed layout (model/layout.h).
+// One linear layer y = x W^T + b in its backend's packed layout (quantization/layout.h).
 struct LinearWeight {
     int32_t n = 0;  // outputs
     int32_t k = 0;  // inputs
@@ -82,13 +82,13 @@ struct RopeParams {
     const float* inv_freq = nullptr;  // [rotary_dim / 2]
     int32_t rotary_dim = 0;
     float attention_factor = 1.0f;  // multiplies cos and sin
-    bool dynamic = false;           // the three below matter only then; formula in model/rope.h
+    bool dynamic = false;           // the three below matter only then; formula in ops/rope.h
     float theta = 0;
     float factor = 1.0f;
     int32_t original_max_seq_len = 0;
 };
 
-// The pages of one layer; layout in runtime/kv_cache.h.
+// The pages of one layer; layout in ops/kv_cache.h.
 struct KvLayer {
     void* data = nullptr;  // T [pages, 2 (K, V), num_kv_heads, kPageTokens, head_dim]
 };
@@ -161,7 +161,7 @@ public:
 
     // out[i] = token drawn from logits[i] by sample_params[i]; logits may be overwritten. The draw is argmax of
     // logit / temperature + Gumbel noise over the tokens that pass the filters, noise from Philox4x32-10 keyed by
-    // (seed, position, token): runtime/sampling.h states it. Ties go to the lowest token id.
+    // (seed, position, token): ops/philox.h states it. Ties go to the lowest token id.
     // Filters, with tokens ranked by score, equal scores by ascending id: top-k keeps the first k; top-p keeps tokens
     // up to the first at which the probabilities, among what top-k left, add up to top_p or more; min-p keeps those of
     // at least min_p times the highest probability. The penalty divides positive logits of seen tokens and multiplies

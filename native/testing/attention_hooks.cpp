@@ -3,9 +3,9 @@
 #include <limits>
 #include <vector>
 
-#include "core/api_guard.h"
-#include "model/rope.h"
-#include "runtime/kv_cache.h"
+#include "api/api_guard.h"
+#include "ops/kv_cache.h"
+#include "ops/rope.h"
 #include "testing/test_run.h"
 #include "testing/testing.h"
 

@@ -1,7 +1,7 @@
 // Test hooks of the ops around linear layers: embed, linear_residual, gate_up, logits.
 #include <vector>
 
-#include "core/api_guard.h"
+#include "api/api_guard.h"
 #include "core/error.h"
 #include "testing/test_run.h"
 #include "testing/testing.h"

@@ -3,8 +3,8 @@
 #include <numeric>
 #include <vector>
 
-#include "core/api_guard.h"
-#include "runtime/sampling.h"
+#include "api/api_guard.h"
+#include "ops/philox.h"
 #include "testing/test_run.h"
 #include "testing/testing.h"
 

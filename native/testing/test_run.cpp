@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/registry.h"
 #include "core/error.h"
-#include "model/layout.h"
-#include "ops/registry.h"
+#include "quantization/layout.h"
 
 namespace tinyllm::testing {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "config/config.h"
 #include "core/error.h"
 #include "memory/tracker.h"
-#include "model/config.h"
 #include "ops/backend.h"
 #include "testing/testing.h"
 

@@ -117,7 +117,7 @@ TL_API tl_status tl_test_model_scales(const tl_model_config* model, int32_t devi
 TL_API tl_status tl_test_embed(const tl_test_target* target, const tl_test_batch* batch, const tl_test_tensor* table,
                                uint32_t* seen, float* hidden);
 
-// rope_inv_freq of model/rope.h. freq_factors: [rotary_dim / 2] or null; inv_freq: [rotary_dim / 2].
+// rope_inv_freq of ops/rope.h. freq_factors: [rotary_dim / 2] or null; inv_freq: [rotary_dim / 2].
 TL_API tl_status tl_test_rope_inv_freq(const tl_model_config* config, const float* freq_factors, float* inv_freq);
 
 // Ops::rope_table. cos_sin: float [num_rows, 2, rotary_dim / 2].
@@ -155,7 +155,7 @@ TL_API tl_status tl_test_sample(const tl_test_target* target, const tl_test_batc
                                 const float* logits, const tinyllm::SampleParams* params, const uint32_t* seen,
                                 tinyllm::SampledToken* out);
 
-// Random numbers of runtime/sampling.h: the four words of a counter, and the Gumbel noise that each gives.
+// Random numbers of ops/philox.h: the four words of a counter, and the Gumbel noise that each gives.
 TL_API tl_status tl_test_philox(uint64_t seed, uint32_t counter0, uint32_t counter1, uint32_t* words, float* noise);
 
 }  // extern "C"

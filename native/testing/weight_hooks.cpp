@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/api_guard.h"
-#include "model/layout.h"
-#include "model/plan.h"
-#include "model/weights.h"
-#include "ops/registry.h"
+#include "api/api_guard.h"
+#include "backends/registry.h"
+#include "loading/weight_loader.h"
+#include "planning/plan.h"
+#include "quantization/layout.h"
 #include "testing/test_run.h"
 #include "testing/testing.h"
 
@@ -14,7 +14,7 @@ namespace tinyllm::testing {
 
 namespace {
 
-// Where weight (row, col) and scale (row, group) lie in the backend's packed layout (model/layout.h).
+// Where weight (row, col) and scale (row, group) lie in the backend's packed layout (quantization/layout.h).
 struct PackedIndex {
     DeviceKind device;
     LinearLayout layout;

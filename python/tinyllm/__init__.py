@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from ._native.devices import Device, devices
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
-from .devices import Device, devices
 from .errors import CheckpointError, ClosedError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
-from .memory import MemoryReport
+from .generation.results import GenerationResult, GenerationStats, StreamPiece
+from .generation.text_request import TextStream
+from .memory.planning import MemoryPlan, plan
+from .memory.report import MemoryReport
 from .model import Model, load
-from .planning import MemoryPlan, plan
-from .results import GenerationResult, GenerationStats, StreamPiece
-from .text_request import TextStream
 
 __all__ = [
     "CheckpointError",

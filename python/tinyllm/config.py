@@ -11,7 +11,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._fields import (
+from ._checks import (
     check_boolean,
     check_choice,
     check_integer,

@@ -11,18 +11,18 @@ from typing import Any, overload
 
 import numpy as np
 
-from . import _native
-from ._fields import INT32_MAX, is_finite_number
+from ._checks import INT32_MAX, is_finite_number
+from ._native import engine as native
+from ._native.devices import Device, resolve_device
 from .checkpoints import Checkpoint, open_checkpoint
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
-from .devices import Device, resolve_device
 from .errors import CheckpointError, ConfigError
-from .memory import MemoryReport, memory_report
-from .planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
-from .results import GenerationResult
-from .scheduler import Scheduler
-from .text_request import TextRequest, TextStream
-from .tokenizer import Tokenizer
+from .generation.results import GenerationResult
+from .generation.scheduler import Scheduler
+from .generation.text_request import TextRequest, TextStream
+from .memory.planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
+from .memory.report import MemoryReport, memory_report
+from .tokenization.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 
@@ -87,7 +87,7 @@ def _load_checkpoint(
 ) -> Model:
     tensors = list(checkpoint.tensors())
     if config.tie_word_embeddings and config.quantization is QuantizationType.W8A16:
-        # Again at the end: only then is it known which of its weights matter most (native/model/importance.h).
+        # Again at the end: only then is it known which of its weights matter most (native/loading/importance.h).
         tensors += [tensor for tensor in tensors if tensor.name == "embed_tokens.weight"]
     rope_freq_factors = checkpoint.rope_freq_factors
     if kv_cache == "auto":
@@ -101,9 +101,9 @@ def _load_checkpoint(
         kv_cache = default_kv_cache(config)
     elif not isinstance(kv_cache, KVCacheConfig):
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
-    engine = _native.NativeEngine(
-        _native.model_struct(config, rope_freq_factors),
-        _native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens),
+    engine = native.NativeEngine(
+        native.model_struct(config, rope_freq_factors),
+        native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens),
     )
     try:
         with _progress_bar(sum(tensor.stored_bytes for tensor in tensors), not progress) as bar:
@@ -148,7 +148,7 @@ class Model:
         config: ModelConfig,
         kv_cache: KVCacheConfig,
         device: Device,
-        engine: _native.NativeEngine,
+        engine: native.NativeEngine,
     ) -> None:
         self.config = config
         self.kv_cache = kv_cache
@@ -281,7 +281,15 @@ class Model:
         return _checked_ids(prompt)
 
     def _request(self, token_ids: list[int], config: GenerationConfig) -> TextRequest:
-        return TextRequest(self._scheduler, self._engine, self._open_checkpoint(), token_ids, config)
+        checkpoint = self._open_checkpoint()
+        # Without a tokenizer a model still turns token ids into token ids.
+        decoder = None
+        try:
+            decoder = checkpoint.tokenizer.stream_decoder(continues_text=True)
+        except CheckpointError:
+            if config.stop:
+                raise
+        return TextRequest(self._scheduler, self._engine, token_ids, config, decoder, checkpoint.eos_token_ids)
 
     def _open_checkpoint(self) -> Checkpoint:
         """The checkpoint, whose tokenizer is made when it is first asked for. ClosedError once the model is closed."""

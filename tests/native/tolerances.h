@@ -8,7 +8,7 @@ namespace tinyllm::test {
 
 // Sums of fp32 products taken in another order.
 constexpr Tolerance kFloatSums{1e-5, 1e-5};
-// The vector exponential (backends/cpu/simd_math.h): 2 units in the last place.
+// The vector exponential (backends/cpu/simd/simd_math.h): 2 units in the last place.
 constexpr Tolerance kVectorExp{0, 2.4e-7};
 // silu(x) * y with it; below e^-80 it is as good as 0.
 constexpr Tolerance kSilu{1e-30, 1e-6};

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import NoReturn
 
 import hypothesis
 import pytest
 
 import tinyllm
-from ops_api import instruction_set
+from needs import cpu_has, require_gpu, skip_or_fail
 from ops_types import CPU_INSTRUCTION_SETS, Target
 
 # A run's verdict depends on the code alone: the same examples every time, and no deadline, whatever the machine.
@@ -40,28 +38,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if "smollm2_gguf" in getattr(item, "fixturenames", ())]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
-
-
-def skip_or_fail(config: pytest.Config, reason: str) -> NoReturn:
-    """Skip the test, or fail it with --require-gpu, which says that this machine has everything."""
-    if config.getoption("--require-gpu"):
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
-
-
-def require_gpu(config: pytest.Config) -> None:
-    """Skip (or, with --require-gpu, fail) the test unless a GPU is there that tinyllm can run on."""
-    gpus = [device for device in tinyllm.devices() if device.kind == "cuda"]
-    if any(gpu.usable for gpu in gpus):
-        return
-    found = "; ".join(f"{gpu.device}: {gpu.description}" for gpu in gpus) or "this machine or build has none"
-    skip_or_fail(config, f"no usable GPU: {found}")
-
-
-def cpu_has(isa: str) -> bool:
-    """Whether this processor runs an instruction set: the library names the one in use where it is allowed this one."""
-    with instruction_set(isa):
-        return isa in re.split(r"\W+", tinyllm.devices()[0].description)
 
 
 @pytest.fixture(scope="session", params=["cpu", "cuda"])

@@ -8,19 +8,19 @@
 #include <cstring>
 #include <fstream>
 
-#include "backends/cpu/attention.h"
-#include "backends/cpu/norm.h"
-#include "backends/cpu/sample.h"
+#include "backends/cpu/attention/attention.h"
+#include "backends/cpu/rows/norm.h"
+#include "backends/cpu/sampling/sample.h"
 #include "core/error.h"
 #include "core/host.h"
 #include "core/parallel.h"
 
-namespace tinyllm {
+namespace tinyllm::cpu {
 
 namespace {
 
 // Free is what the system can still give, less what this process's engines have been given and not written yet.
-DeviceMemory cpu_memory() {
+DeviceMemory memory_now() {
     const HostMemory memory = host_memory();
     return {memory.free_bytes - std::min(memory.free_bytes, untouched_host_bytes()), memory.total_bytes};
 }
@@ -38,7 +38,7 @@ void CpuBackend::download(void* target, const void* source, size_t bytes) { std:
 
 void CpuBackend::fill_zero(void* target, size_t bytes) { std::memset(target, 0, bytes); }
 
-DeviceMemory CpuBackend::device_memory() const { return cpu_memory(); }
+DeviceMemory CpuBackend::device_memory() const { return memory_now(); }
 
 void CpuBackend::bind_scratch(void* data, size_t bytes) {
     scratch_ = data;
@@ -74,7 +74,7 @@ void CpuBackend::logits(const StepBatch& batch, const NormWeight& norm, const Li
     run_linear(batch, head, normed, batch.num_logits, {LinearOutput::Kind::StoreFloat, logits, head.n});
 }
 
-std::unique_ptr<Backend> make_cpu_backend() {
+std::unique_ptr<Backend> make_backend() {
     static_cast<void>(num_threads());  // throws where TINYLLM_NUM_THREADS is wrong: better here than in a step
     return std::make_unique<CpuBackend>(detected_isa());
 }
@@ -101,12 +101,12 @@ void set_text(char (&target)[Size], const std::string& text) {
 
 }  // namespace
 
-tl_device_info cpu_device_info() {
+tl_device_info device_info() {
     tl_device_info info{};
     info.struct_size = sizeof info;
     info.device_kind = TL_DEVICE_CPU;
     set_text(info.name, processor_name());
-    const DeviceMemory memory = cpu_memory();
+    const DeviceMemory memory = memory_now();
     info.free_bytes = memory.free_bytes;
     info.total_bytes = memory.total_bytes;
     try {
@@ -120,10 +120,10 @@ tl_device_info cpu_device_info() {
     return info;
 }
 
-int64_t cpu_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
+int64_t scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
     // The ops run one after another, so they share the scratch.
-    return std::max({cpu_attention_scratch_bytes(model, engine), cpu_sample_scratch_bytes(model, engine),
-                     cpu_linear_scratch_bytes(model, engine)});
+    return std::max({attention_scratch_bytes(model, engine), sample_scratch_bytes(model, engine),
+                     linear_scratch_bytes(model, engine)});
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cpu

@@ -3,19 +3,19 @@
 
 #include <memory>
 
-#include "backends/cpu/isa.h"
-#include "backends/cpu/kernels.h"
-#include "backends/cpu/linear.h"
-#include "backends/cpu/measure.h"
+#include "backends/cpu/linear/linear.h"
+#include "backends/cpu/measure/measure.h"
+#include "backends/cpu/simd/isa.h"
+#include "backends/cpu/simd/kernels.h"
 #include "ops/backend.h"
 
-namespace tinyllm {
+namespace tinyllm::cpu {
 
 // Each op is in the file of its name. Everything is done when a call returns, so there is no queue to wait for.
 class CpuBackend : public Backend {
 public:
     // `isa` must be one that the processor has (detected_isa() or lower).
-    explicit CpuBackend(CpuIsa isa) : isa_(isa), kernels_(cpu_kernels(isa)) {}
+    explicit CpuBackend(CpuIsa isa) : isa_(isa), kernels_(kernels(isa)) {}
 
     DeviceKind kind() const override { return DeviceKind::Cpu; }
     AllocationPtr allocate(MemoryTracker& tracker, Component component, size_t bytes, const std::string& name,
@@ -29,8 +29,8 @@ public:
     int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
                         const HostTensor& tensor, const LinearLoad& load) override;
     void fill_random(const LinearWeight& weight, uint64_t seed) override;
-    double measure_read_bandwidth(MemoryTracker& tracker) override { return cpu_read_bandwidth(tracker); }
-    double measure_matrix_rate(MemoryTracker&) override { return cpu_matrix_rate(isa_); }
+    double measure_read_bandwidth(MemoryTracker& tracker) override { return read_bandwidth(tracker); }
+    double measure_matrix_rate(MemoryTracker&) override { return matrix_rate(isa_); }
     void run_step(const StepKey& key, const std::function<void()>& body) override;
 
     void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override;
@@ -61,12 +61,12 @@ private:
 
 // Opens the CPU with the instruction sets that it has. Throws a Config error for a bad TINYLLM_CPU_ISA or
 // TINYLLM_NUM_THREADS.
-std::unique_ptr<Backend> make_cpu_backend();
+std::unique_ptr<Backend> make_backend();
 
 // Never throws: where an environment variable is wrong, `usable` is 0 and the description says why.
-tl_device_info cpu_device_info();
+tl_device_info device_info();
 
 // Bytes for bind_scratch: what the op that needs most needs, for any step of an engine.
-int64_t cpu_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+int64_t scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cpu

@@ -6,22 +6,22 @@
 #include <set>
 #include <tuple>
 
-#include "backends/cuda/attention.h"
-#include "backends/cuda/linear.h"
+#include "backends/cuda/attention/attention.h"
+#include "backends/cuda/linear/linear.h"
+#include "backends/cuda/loading/random_weights.h"
+#include "backends/cuda/loading/weight_stager.h"
 #include "backends/cuda/measure.h"
-#include "backends/cuda/ops.h"
-#include "backends/cuda/random_weights.h"
+#include "backends/cuda/rows/rows.h"
 #include "backends/cuda/runtime/cuda_buffer.h"
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/driver_ledger.h"
 #include "backends/cuda/runtime/graph_cache.h"
-#include "backends/cuda/transfer.h"
-#include "backends/cuda/weight_stager.h"
+#include "backends/cuda/runtime/host_transfer.h"
 #include "core/error.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -134,7 +134,7 @@ public:
     void fill_random(const LinearWeight& weight, uint64_t seed) override {
         const DeviceScope scope(device_);
         const DriverMeter meter(device_, DriverUse::Modules);
-        fill_random_cuda(cuda_stream_.get(), weight, seed);
+        cuda::fill_random(cuda_stream_.get(), weight, seed);
     }
 
     void finish_load() override {
@@ -178,12 +178,12 @@ public:
 
     void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override {
         const DeviceScope scope(device_);
-        embed_cuda(cuda_stream_.get(), batch, table, seen, hidden);
+        cuda::embed(cuda_stream_.get(), batch, table, seen, hidden);
     }
 
     void rope_table(const StepBatch& batch, const RopeParams& rope, float* cos_sin) override {
         const DeviceScope scope(device_);
-        rope_table_cuda(cuda_stream_.get(), batch, rope, cos_sin);
+        cuda::rope_table(cuda_stream_.get(), batch, rope, cos_sin);
     }
 
     void qkv(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape, const RopeParams& rope,
@@ -191,13 +191,13 @@ public:
         const DeviceScope scope(device_);
         normed_linear(batch, {weights.input_norm, nullptr, normed}, weights.qkv, hidden, batch.num_rows,
                       {LinearOutput::Kind::Store, qkv, shape.qkv_dim()});
-        rope_append_cuda(cuda_stream_.get(), batch, weights, shape, rope.rotary_dim, cos_sin, qkv, kv);
+        cuda::rope_append(cuda_stream_.get(), batch, weights, shape, rope.rotary_dim, cos_sin, qkv, kv);
     }
 
     void attention(const StepBatch& batch, const AttentionShape& shape, const void* qkv, const KvLayer& kv,
                    void* out) override {
         const DeviceScope scope(device_);
-        attention_cuda(cuda_stream_.get(), scratch_, batch, shape, {}, batch.dtype, qkv, kv, out);
+        cuda::attention(cuda_stream_.get(), scratch_, batch, shape, {}, batch.dtype, qkv, kv, out);
     }
 
     void qkv_attention(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape,
@@ -208,15 +208,15 @@ public:
         const DeviceScope scope(device_);
         normed_linear(batch, {weights.input_norm, nullptr, normed}, weights.qkv, hidden, batch.num_rows,
                       {LinearOutput::Kind::Store, qkv, shape.qkv_dim()});
-        attention_cuda(cuda_stream_.get(), scratch_, batch, shape,
-                       {NewestToken::InQkv, weights.q_norm, weights.k_norm, cos_sin, rope.rotary_dim}, batch.dtype, qkv,
-                       kv, out);
+        cuda::attention(cuda_stream_.get(), scratch_, batch, shape,
+                        {NewestToken::InQkv, weights.q_norm, weights.k_norm, cos_sin, rope.rotary_dim}, batch.dtype,
+                        qkv, kv, out);
     }
 
     void linear_residual(const StepBatch& batch, const LinearWeight& weight, const void* x, void* hidden) override {
         const DeviceScope scope(device_);
-        linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, weight, x, weight.k, batch.num_rows,
-                    {LinearOutput::Kind::AddTo, hidden, weight.n});
+        cuda::linear(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, weight, x, weight.k, batch.num_rows,
+                     {LinearOutput::Kind::AddTo, hidden, weight.n});
     }
 
     void gate_up(const StepBatch& batch, const NormWeight& norm, const LinearWeight& gate_up, const void* hidden,
@@ -236,7 +236,7 @@ public:
     void sample(const StepBatch& batch, int32_t vocab_size, const uint32_t* seen, float* logits,
                 SampledToken* out) override {
         const DeviceScope scope(device_);
-        sample_cuda(cuda_stream_.get(), scratch_, batch, vocab_size, seen, logits, out);
+        cuda::sample(cuda_stream_.get(), scratch_, batch, vocab_size, seen, logits, out);
     }
 
 private:
@@ -245,7 +245,7 @@ private:
 
     void normed_linear(const StepBatch& batch, const InputNorm& norm, const LinearWeight& weight, const void* x,
                        int32_t rows, const LinearOutput& out) {
-        normed_linear_cuda(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, norm, weight, x, rows, out);
+        cuda::normed_linear(cuda_stream_.get(), scratch_, batch.phase, batch.dtype, norm, weight, x, rows, out);
     }
 
     const int device_;
@@ -262,7 +262,7 @@ private:
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend(int32_t index) {
+std::unique_ptr<Backend> make_backend(int32_t index) {
     require_working_device(index);
     const std::string problem = cuda_device_problem(index);
     if (!problem.empty()) fail(TL_STATUS_CONFIG, "GPU ", index, " cannot be used: ", problem);
@@ -274,6 +274,6 @@ std::unique_ptr<Backend> make_cuda_backend(int32_t index) {
     return std::make_unique<CudaBackend>(index);
 }
 
-std::vector<tl_device_info> cuda_list_devices() { return query_cuda_devices(); }
+std::vector<tl_device_info> list_devices() { return query_cuda_devices(); }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -6,15 +6,15 @@
 #include <vector>
 
 #include "backends/cuda/scratch_bytes.h"
-#include "model/config.h"
+#include "config/config.h"
 #include "ops/backend.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // Opens GPU `index`. Throws a Config error that says why it cannot be used, or CudaError.
-std::unique_ptr<Backend> make_cuda_backend(int32_t index);
+std::unique_ptr<Backend> make_backend(int32_t index);
 
 // Every GPU that the driver shows, usable or not; empty, never an error, on a machine without GPU or driver.
-std::vector<tl_device_info> cuda_list_devices();
+std::vector<tl_device_info> list_devices();
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -10,7 +10,7 @@
 #include "backends/cuda/runtime/cuda_event.h"
 #include "backends/cuda/runtime/device_info.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -134,4 +134,4 @@ double cuda_matrix_rate(const MemoryPool& pool, const CudaStream& cuda_stream, M
     return multiply_operations(traits.sm90a) * traits.num_sms / seconds;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -5,7 +5,7 @@
 #include "backends/cuda/runtime/pool.h"
 #include "memory/tracker.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // Bytes a second of the fastest plain read of 4 GB (less where the device has not so much free).
 double cuda_read_bandwidth(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker);
@@ -13,4 +13,4 @@ double cuda_read_bandwidth(const MemoryPool& pool, const CudaStream& cuda_stream
 // shared memory.
 double cuda_matrix_rate(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker);
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
-#include "backends/cuda/attention_split.h"
-#include "backends/cuda/linear_decode_split.h"
-#include "backends/cuda/sample_scratch.h"
-#include "backends/cuda/scratch.h"
+#include "backends/cuda/attention/split.h"
+#include "backends/cuda/linear/decode_order.h"
+#include "backends/cuda/runtime/scratch.h"
+#include "backends/cuda/sampling/scratch.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -29,13 +29,7 @@ int64_t attention_scratch_bytes(const ModelConfig& model, const KVCacheConfig& k
 
 }  // namespace
 
-int64_t linear_decode_scratch_bytes(int32_t n, int32_t k, int64_t rows) {
-    const int64_t n_padded = (int64_t{n} + kTileRows - 1) / kTileRows * kTileRows;
-    const int64_t chunks = decode_chunks(n, k);
-    return chunks == 1 ? 0 : chunks * std::min<int64_t>(rows, kManyRows) * n_padded * 4;
-}
-
-int64_t cuda_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
+int64_t scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
     const KVCacheConfig& kv = engine.kv_cache;
     const int64_t sample = static_cast<int64_t>(sizeof(SampleScratch)) * kv.max_batch_size;
     const int64_t largest =
@@ -43,4 +37,4 @@ int64_t cuda_scratch_bytes(const ModelConfig& model, const EngineConfig& engine)
     return kCounterBytes + (largest + kScratchAlign - 1) / kScratchAlign * kScratchAlign;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -1,11 +1,11 @@
 """Opening checkpoints: `open_checkpoint` and what it returns.
 
-The files, from the outside in: hub.py fetches a model by name; hf.py and gguf.py are the two formats, each with a
-reader of its configuration (hf_config.py, gguf_config.py) and of its tensors (safetensors_file.py, gguf_file.py);
+The files, from the outside in: huggingface/hub.py fetches a model by name; huggingface/ and gguf/ are the two formats,
+each with a checkpoint.py, a reader of its configuration (config.py) and one of its tensors (safetensors.py, file.py);
 rope.py, generation.py and settings.py are shared; schema.py states which tensors a model must have.
 
-To add an architecture, add its row to the table in hf_config.py, its biases and norms there, and its GGUF name in
-gguf_config.py.
+To add an architecture, add its row to the table in huggingface/config.py, its biases and norms there, and its GGUF name
+in gguf/config.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .base import Checkpoint, TensorInfo
-from .hub import fetch, is_hub_name
+from .huggingface.hub import fetch, is_hub_name
 from .schema import count_parameters, expected_tensors
 
 __all__ = ["Checkpoint", "TensorInfo", "count_parameters", "expected_tensors", "open_checkpoint"]
@@ -42,7 +42,7 @@ def open_checkpoint(path_or_name: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _open_directory(path: Path) -> Checkpoint:
-    from .hf import HuggingFaceCheckpoint
+    from .huggingface.checkpoint import HuggingFaceCheckpoint
 
     if not (path / "config.json").exists():
         gguf_files = sorted(file.name for file in path.glob("*.gguf"))
@@ -52,7 +52,7 @@ def _open_directory(path: Path) -> Checkpoint:
 
 
 def _open_file(path: Path) -> Checkpoint:
-    from .gguf import GgufCheckpoint
+    from .gguf.checkpoint import GgufCheckpoint
 
     if path.suffix.lower() != ".gguf":
         raise CheckpointError(

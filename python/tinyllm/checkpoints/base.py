@@ -16,7 +16,7 @@ from ..config import GenerationConfig, ModelConfig
 from ..errors import CheckpointError, ConfigError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
+    from ..tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

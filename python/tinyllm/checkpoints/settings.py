@@ -19,7 +19,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._fields import INT32_MAX, is_finite_number
+from .._checks import INT32_MAX, is_finite_number
 from ..errors import CheckpointError
 
 _REQUIRED: Any = object()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..devices import devices
-from ..memory import format_bytes
+from .._native.devices import devices
+from ..memory.report import format_bytes
 
 
 def add(subparsers: Any) -> None:

@@ -7,11 +7,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from .._native.devices import resolve_device
 from ..checkpoints import count_parameters, open_checkpoint
 from ..config import KVCacheConfig
-from ..devices import resolve_device
-from ..memory import format_bytes
-from ..planning import default_kv_cache, engine_config, make_plan
+from ..memory.planning import default_kv_cache, engine_config, make_plan
+from ..memory.report import format_bytes
 from .options import MODEL_HELP, add_model_options
 
 

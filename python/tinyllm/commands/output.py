@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from ..memory import format_bytes
-from ..results import GenerationStats, StreamPiece
+from ..generation.results import GenerationStats, StreamPiece
+from ..memory.report import format_bytes
 
 
 def write_stream(pieces: Iterable[StreamPiece]) -> tuple[str, GenerationStats | None]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..config import KVCacheConfig, QuantizationType
 from ..errors import ConfigError
-from ..memory import format_bytes
-from ..planning import MemoryPlan, comparison_table, plan
+from ..memory.planning import MemoryPlan, comparison_table, plan
+from ..memory.report import format_bytes
 from .options import MODEL_HELP
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     context = args.context[0] if args.context else planned.kv_cache.max_seq_len
     planned = planned.with_kv_cache(KVCacheConfig(args.batch[0], context))
     if args.plot:
-        from ..plotting import plot_plan
+        from ..memory.plotting import plot_plan
 
         plot_plan(planned, args.plot, args.gpu_memory)
         print(f"{args.plot} written", file=sys.stderr)

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 __device__ inline uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -49,4 +49,4 @@ __device__ inline void wait_for_copies(int pending) {
     }
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

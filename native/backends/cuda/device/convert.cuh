@@ -7,7 +7,7 @@
 #include "core/dtype.h"
 #include "core/error.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 __device__ inline float widen(float x) { return x; }
 __device__ inline float widen(__half x) { return __half2float(x); }
@@ -63,4 +63,4 @@ void with_raw(DType dtype, Body&& body) {
     }
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

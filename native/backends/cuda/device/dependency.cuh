@@ -8,7 +8,7 @@
 // step, because the step's first kernel (embed.cu) does not release its successor before its own wait.
 #pragma once
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // Blocks until the preceding kernel has ended and its writes are visible. Nothing on a kernel launched in plain order.
 __device__ inline void wait_for_predecessor() {
@@ -25,4 +25,4 @@ __device__ inline void release_successor() {
 #endif
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // low = elements 0 and 1, high = elements 2 and 3.
 template <typename T>
@@ -37,4 +37,4 @@ __device__ inline void int8_to_float16<__nv_bfloat16>(uint32_t word, uint32_t& l
     high = convert(__byte_perm(word, 0x43434343u, 0x4342));
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

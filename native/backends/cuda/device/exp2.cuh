@@ -1,7 +1,7 @@
 // Powers of two: softmax works in base 2, since the hardware has 2^x and not e^x.
 #pragma once
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // e^x = 2^(kLog2E x).
 constexpr float kLog2E = 1.4426950408889634f;
@@ -13,4 +13,4 @@ __device__ inline float exp2_fast(float x) {
     return result;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -1,7 +1,7 @@
 // Approximate arithmetic of the special function unit.
 #pragma once
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // 1 / x to within 1 ulp, for normal x.
 __device__ inline float reciprocal(float x) {
@@ -10,4 +10,4 @@ __device__ inline float reciprocal(float x) {
     return result;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

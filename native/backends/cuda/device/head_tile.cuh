@@ -8,7 +8,7 @@
 
 #include "backends/cuda/device/async_copy.cuh"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 template <int kHeadDim>
 struct HeadTile {
@@ -56,4 +56,4 @@ struct HeadTile {
     }
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // c += a b, T = __half or __nv_bfloat16.
 template <typename T>
@@ -40,4 +40,4 @@ __device__ inline void load_matrices(uint32_t (&matrix)[4], uint32_t address) {
                  : "memory");
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

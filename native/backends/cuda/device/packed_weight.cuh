@@ -1,11 +1,11 @@
-// PackedWeight: a linear weight in the layout of model/layout.h, read one value at a time.
+// PackedWeight: a linear weight in the layout of quantization/layout.h, read one value at a time.
 #pragma once
 
 #include "backends/cuda/device/convert.cuh"
-#include "model/layout.h"
 #include "ops/ops.h"
+#include "quantization/layout.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 struct PackedWeight {
     const void* data;      // int8 or T [n_padded, k_padded]
@@ -38,4 +38,4 @@ struct PackedWeight {
     }
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
@@ -44,4 +44,4 @@ __device__ inline T block_reduce(T value, Op op, T* shared) {
     return result;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

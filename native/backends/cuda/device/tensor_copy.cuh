@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // True in one lane of a warp whose lanes all call; the compiler then knows that a single lane goes on.
 __device__ inline bool elect_lane() {
@@ -112,4 +112,4 @@ __device__ inline void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // As load_matrices(), each matrix transposed on the way: lane 4g + t gets rows 2t and 2t + 1 of column g.
 __device__ inline void load_matrices_transposed(uint32_t (&matrix)[4], uint32_t address) {
@@ -42,4 +42,4 @@ __device__ inline uint32_t pack_pair<__nv_bfloat16>(float low, float high) {
     return word;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

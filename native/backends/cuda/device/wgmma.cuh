@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // Orders earlier writes of registers before the wgmma that follow.
 __device__ inline void begin_wgmma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -130,4 +130,4 @@ TL_DEFINE_WGMMAS(256)
 #undef TL_WGMMA_SUMS_32
 #undef TL_WGMMA_SUMS_16
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -5,7 +5,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/driver_function.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 void CodeReserve::take(int device) noexcept {
     if (handle_ != 0) return;
@@ -32,4 +32,4 @@ void CodeReserve::give() noexcept {
     handle_ = 0;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

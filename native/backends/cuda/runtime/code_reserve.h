@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // CUDA loads the code of a kernel at its first launch. Where a full device has no room for it, the launch fails, and on
 // driver 580 every later launch of that kernel in the process fails too, however much memory is free by then. So some
@@ -28,4 +28,4 @@ private:
     unsigned long long handle_ = 0;  // CUmemGenericAllocationHandle
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 struct RuntimeCounters {
     std::atomic<uint64_t> allocations{0};       // device and pinned
@@ -18,4 +18,4 @@ inline RuntimeCounters& runtime_counters() {
     return counters;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -6,7 +6,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_scope.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -71,4 +71,4 @@ void DeviceBlock::release() noexcept {
     bytes_ = 0;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

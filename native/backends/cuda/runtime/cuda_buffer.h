@@ -16,7 +16,7 @@
 #include "core/error.h"
 #include "memory/tracker.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // The part of CudaBuffer that does not depend on T. Move-only; a moved-from block is empty.
 class DeviceBlock {
@@ -93,4 +93,4 @@ private:
     size_t size_ = 0;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -5,7 +5,7 @@
 #include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/process_exit.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -73,4 +73,4 @@ void report_cuda_error(cudaError_t code, const char* call, const char* file, int
                  cudaGetErrorString(code), call, file, line);
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // A CUDA call that failed. Its status is OUT_OF_MEMORY for cudaErrorMemoryAllocation, and for what a launch gives where
 // a full device has no room for the kernel's code, after which everything else goes on working, and CUDA otherwise. The
@@ -39,13 +39,13 @@ inline void cuda_check_nothrow(cudaError_t code, const char* call, const char* f
         report_cuda_error(code, call, file, line);
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda
 
 // Checks a CUDA runtime call.
-#define TL_CUDA_CHECK(call) ::tinyllm::cuda_check((call), #call, __FILE__, __LINE__)
+#define TL_CUDA_CHECK(call) tinyllm::cuda::cuda_check((call), #call, __FILE__, __LINE__)
 // Checks a call of the driver API, whose codes are the runtime's of the same numbers.
-#define TL_DRIVER_CHECK(call) ::tinyllm::cuda_check(static_cast<cudaError_t>(call), #call, __FILE__, __LINE__)
+#define TL_DRIVER_CHECK(call) tinyllm::cuda::cuda_check(static_cast<cudaError_t>(call), #call, __FILE__, __LINE__)
 // TL_CUDA_CHECK where an exception must not leave.
-#define TL_CUDA_CHECK_NOTHROW(call) ::tinyllm::cuda_check_nothrow((call), #call, __FILE__, __LINE__)
+#define TL_CUDA_CHECK_NOTHROW(call) tinyllm::cuda::cuda_check_nothrow((call), #call, __FILE__, __LINE__)
 // Right after a launch with <<<>>>; `name` (a string) says which kernel.
-#define TL_CUDA_CHECK_LAUNCH(name) ::tinyllm::cuda_check(cudaGetLastError(), "launch of " name, __FILE__, __LINE__)
+#define TL_CUDA_CHECK_LAUNCH(name) tinyllm::cuda::cuda_check(cudaGetLastError(), "launch of " name, __FILE__, __LINE__)

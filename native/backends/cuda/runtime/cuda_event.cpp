@@ -6,7 +6,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_scope.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 CudaEvent::CudaEvent(EventTiming timing) {
     TL_CUDA_CHECK(cudaGetDevice(&device_));
@@ -49,4 +49,4 @@ void CudaEvent::release() noexcept {
     event_ = nullptr;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

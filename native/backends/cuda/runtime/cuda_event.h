@@ -5,7 +5,7 @@
 
 #include "backends/cuda/runtime/cuda_stream.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 enum class EventTiming { Off, On };
 
@@ -33,4 +33,4 @@ private:
     int device_ = -1;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -8,7 +8,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_scope.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -75,4 +75,4 @@ void CudaGraph::release() noexcept {
     graph_ = nullptr;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

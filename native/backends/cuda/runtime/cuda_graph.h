@@ -7,7 +7,7 @@
 
 #include "backends/cuda/runtime/cuda_stream.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // Move-only. The captured pointers must stay valid for as long as the graph is launched.
 class CudaGraph {
@@ -30,4 +30,4 @@ private:
     int device_ = -1;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

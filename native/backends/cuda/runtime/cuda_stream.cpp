@@ -7,7 +7,7 @@
 #include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/process_exit.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 CudaStream::CudaStream() {
     TL_CUDA_CHECK(cudaGetDevice(&device_));
@@ -38,4 +38,4 @@ void CudaStream::release() noexcept {
     stream_ = nullptr;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // Move-only; a moved-from stream holds nothing. Does not synchronise with the legacy default stream. Whatever was
 // enqueued still runs after the destructor, which does not wait.
@@ -27,4 +27,4 @@ private:
     int device_ = -1;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

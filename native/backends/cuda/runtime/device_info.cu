@@ -11,7 +11,7 @@
 #include "backends/cuda/runtime/driver_ledger.h"
 #include "backends/cuda/runtime/primary_context.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -165,4 +165,4 @@ const DeviceTraits& device_traits() {
     return traits[device];
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -7,7 +7,7 @@
 
 #include "tinyllm.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // Lowest compute capability (10 * major + minor) that the kernels are written for: cp.async and mma.sync m16n8k16.
 constexpr int kMinComputeCapability = 80;
@@ -37,4 +37,4 @@ struct DeviceTraits {
 // code for the device.
 const DeviceTraits& device_traits();
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -7,7 +7,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/process_exit.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -54,4 +54,4 @@ DeviceScope::DeviceScope(int device) : previous_scope_(t_scope), context_(workin
 
 DeviceScope::~DeviceScope() { t_scope = previous_scope_; }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

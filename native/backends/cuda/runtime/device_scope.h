@@ -9,7 +9,7 @@
 #include "backends/cuda/runtime/primary_context.h"
 #include "core/error.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // More than any machine has. What is kept for each device is kept in arrays of this size.
 constexpr int kMaxDevices = 64;
@@ -55,4 +55,4 @@ void release_on(int device, Release&& release) noexcept {
     }
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

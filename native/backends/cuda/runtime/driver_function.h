@@ -5,7 +5,7 @@
 
 #include "backends/cuda/runtime/cuda_check.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // The driver function `name` as this CUDA version declares it. Throws CudaError where the driver does not know it.
 template <typename Function>
@@ -17,4 +17,4 @@ Function driver_function(const char* name) {
     return reinterpret_cast<Function>(function);
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -8,7 +8,7 @@
 #include "backends/cuda/runtime/pool.h"
 #include "backends/cuda/runtime/primary_context.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 uint64_t free_device_bytes() {
     size_t free_bytes = 0, total_bytes = 0;
@@ -111,4 +111,4 @@ std::optional<int64_t> DriverMeter::unused_bytes() const noexcept {
     }
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -15,7 +15,7 @@
 #include "backends/cuda/runtime/code_reserve.h"
 #include "ops/backend.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 class MemoryPool;
 
@@ -87,4 +87,4 @@ private:
     std::optional<int64_t> before_;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

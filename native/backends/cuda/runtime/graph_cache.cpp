@@ -5,7 +5,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/driver_ledger.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -63,4 +63,4 @@ GraphCache::Entry& GraphCache::find_or_add(const StepKey& key, int device, bool&
     return entries_.back();
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -11,7 +11,7 @@
 #include "backends/cuda/runtime/cuda_stream.h"
 #include "ops/backend.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 class GraphCache {
 public:
@@ -41,4 +41,4 @@ private:
     uint64_t clock_ = 0;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

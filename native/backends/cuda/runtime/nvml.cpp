@@ -3,7 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -55,4 +55,4 @@ std::optional<uint64_t> nvml_free_bytes(int device) {
     return memory.free;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -4,7 +4,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_scope.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 PinnedBlock::PinnedBlock(MemoryTracker& tracker, Component component, size_t bytes, const std::string& name,
                          const std::source_location& where)
@@ -29,4 +29,4 @@ PinnedBlock::~PinnedBlock() {
     release_on(device_, [this] { TL_CUDA_CHECK_NOTHROW(cudaFreeHost(data_)); });
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -9,7 +9,7 @@
 
 #include "memory/allocation.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // The part of PinnedBuffer that does not depend on T.
 class PinnedBlock final : public Allocation {
@@ -43,4 +43,4 @@ private:
     AllocationPtr block_;  // movable, as a buffer should be
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

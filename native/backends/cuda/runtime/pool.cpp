@@ -5,7 +5,7 @@
 #include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/driver_ledger.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 MemoryPool::MemoryPool() {
     TL_CUDA_CHECK(cudaGetDevice(&device_));
@@ -47,4 +47,4 @@ uint64_t MemoryPool::attribute(cudaMemPoolAttr name) const {
     return value;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -8,7 +8,7 @@
 
 #include "backends/cuda/runtime/cuda_stream.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // A pool of our own, so that another user of the process (a framework, a second engine) neither sees nor trims it, and
 // so that destroying it gives everything back. Its release threshold is unlimited: with the default of 0 each
@@ -40,4 +40,4 @@ private:
     int device_ = -1;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

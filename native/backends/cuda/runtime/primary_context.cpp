@@ -4,7 +4,7 @@
 #include "backends/cuda/runtime/driver_function.h"
 #include "backends/cuda/runtime/process_exit.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 
@@ -50,4 +50,4 @@ CurrentContext::~CurrentContext() {
     functions().pop(&popped);  // of a broken context, too
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

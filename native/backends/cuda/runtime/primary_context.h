@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // A device's primary context, which exists at least as long as this lives.
 class PrimaryContext {
@@ -42,4 +42,4 @@ private:
     bool pushed_ = false;
 };
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

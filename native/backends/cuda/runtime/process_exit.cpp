@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cstdlib>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 namespace {
 std::atomic<bool> g_exiting{false};  // trivially destructible: can be read at any time
@@ -16,4 +16,4 @@ void watch_process_exit() {
 
 bool process_is_exiting() noexcept { return g_exiting; }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

@@ -1,7 +1,7 @@
 // Whether the process is on its way out.
 #pragma once
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // From this call on, process_is_exiting() is true once exit handlers run (or the library is unloaded). Called after the
 // CUDA runtime is up, so that the handler runs before the runtime's own.
@@ -11,4 +11,4 @@ void watch_process_exit();
 // CUDA runtime is gone, and the driver takes all memory back anyway.
 bool process_is_exiting() noexcept;
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

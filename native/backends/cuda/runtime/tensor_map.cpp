@@ -2,7 +2,7 @@
 
 #include "backends/cuda/runtime/driver_function.h"
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 CUtensorMap make_tensor_map(const TensorBox& box) {
     static const auto encode = driver_function<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
@@ -21,4 +21,4 @@ CUtensorMap make_tensor_map(const TensorBox& box) {
     return map;
 }
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

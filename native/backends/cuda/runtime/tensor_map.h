@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-namespace tinyllm {
+namespace tinyllm::cuda {
 
 // A row-major matrix in device memory and the box of it that one copy moves.
 struct TensorBox {
@@ -22,4 +22,4 @@ struct TensorBox {
 // The map for a kernel's __grid_constant__ parameter. Throws a CUDA error where the driver refuses it.
 CUtensorMap make_tensor_map(const TensorBox& box);
 
-}  // namespace tinyllm
+}  // namespace tinyllm::cuda

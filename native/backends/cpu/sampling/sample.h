@@ -1,0 +1,13 @@
+// Scratch of the CPU's sample op.
+#pragma once
+
+#include <cstdint>
+
+#include "config/config.h"
+
+namespace tinyllm::cpu {
+
+// Bytes of scratch that CpuBackend::sample needs at most for `model` under `engine`, on num_threads() threads.
+int64_t sample_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+
+}  // namespace tinyllm::cpu

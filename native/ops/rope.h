@@ -1,0 +1,26 @@
+// RoPE frequencies of every supported type.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "config/config.h"
+#include "core/host_device.h"
+
+namespace tinyllm {
+
+// Inverse frequencies in radians a position, [rotary_dim / 2]; pair (i, i + rotary_dim / 2) of a head turns by
+// position * inv_freq[i]. Formulas as in Hugging Face transformers, modeling_rope_utils.py: default (Su et al. 2021),
+// linear (position interpolation), llama3 (Llama 3.1's piecewise rescaling), yarn (Peng et al. 2023, NTK by parts).
+// For dynamic these are the frequencies within the original context. `freq_factors` ([rotary_dim / 2] or empty)
+// divide the frequencies, as GGUF's rope_freqs tensor does.
+std::vector<float> rope_inv_freq(const ModelConfig& config, const std::vector<float>& freq_factors = {});
+
+// Dynamic NTK: theta for a sequence of `len` tokens, stretched beyond `original` tokens:
+// theta * (factor * len / original - (factor - 1)) ^ (rotary_dim / (rotary_dim - 2)).
+TL_HOST_DEVICE inline double dynamic_rope_theta(double theta, double factor, int original, int rotary_dim, int len) {
+    if (len <= original) return theta;
+    return theta * std::pow(factor * len / original - (factor - 1.0), rotary_dim / (rotary_dim - 2.0));
+}
+
+}  // namespace tinyllm

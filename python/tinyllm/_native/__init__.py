@@ -1,0 +1,1 @@
+"""The native library: its C ABI, handles, devices. The only package that calls through ctypes."""

@@ -1,0 +1,1 @@
+"""Requests: from token events to text, stop strings, results."""

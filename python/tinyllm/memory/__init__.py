@@ -1,0 +1,1 @@
+"""Memory: the plan of a configuration, the report of a loaded model, and their pictures."""

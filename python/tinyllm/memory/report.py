@@ -1,0 +1,179 @@
+"""Memory: what was planned, what is allocated, what the device has left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .._native.abi import CDeviceMemory, COverheadEntry, CPlanEntry
+    from .._native.engine import NativeEngine
+
+_UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"))
+
+
+def format_bytes(count: int) -> str:
+    """A size for people: 1 MB is 2^20 bytes, as GPU tools print it."""
+    if count < 0:
+        return f"-{format_bytes(-count)}"
+    for size, unit in _UNITS:
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One allocation of a plan."""
+
+    component: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Memory that an engine takes beside its plan; a plan names it, at most `bytes`."""
+
+    name: str
+    on_device: bool  # of a GPU; else of the host
+    only_loading: bool  # gone once the weights are loaded
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One live allocation; only with a library built with CUDA_MEMORY_TRACKING=ON."""
+
+    component: str
+    name: str
+    bytes: int
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What the engine's tracker knows of one component, or of all."""
+
+    bytes: int  # now
+    peak: int  # largest value that `bytes` ever had
+    allocated: int  # bytes of all allocations that there ever were
+    live: int  # allocations now
+    allocations: int  # that there ever were
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """Memory of one model, in bytes. Components: weights, scales, embedding, norms (with biases and RoPE frequencies),
+    kv_cache, activations, logits, workspace, and staging (only while loading)."""
+
+    planned: dict[str, int]  # component -> bytes the plan names
+    tracked: dict[str, Tracked]  # every component -> what was allocated
+    tracked_total: Tracked  # its peak is the largest sum that there ever was, not the sum of the peaks
+    free: int  # of the device, now
+    total: int  # of the device
+    # What the GPU's driver took for this process beside `actual`, by its own count of free bytes: context, modules
+    # (code of the kernels used so far), code reserve (held back for those to come), graphs, pool (held but not
+    # allocated), other models, unexplained (other processes, other code of this one). Empty on the CPU.
+    driver: dict[str, int]
+    # Free bytes that the driver lost since before the process had a context: actual_total and all of `driver`.
+    lost: int
+    entries: tuple[PlanEntry, ...]  # the plan, allocation by allocation
+    allocations: tuple[Allocation, ...]  # empty unless built with CUDA_MEMORY_TRACKING
+
+    @property
+    def planned_total(self) -> int:
+        return sum(self.planned.values())
+
+    @property
+    def actual(self) -> dict[str, int]:
+        """Component -> bytes that are allocated now."""
+        return {name: tracked.bytes for name, tracked in self.tracked.items() if tracked.bytes}
+
+    @property
+    def actual_total(self) -> int:
+        return self.tracked_total.bytes
+
+    @property
+    def peak(self) -> int:
+        return self.tracked_total.peak
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{'component':<14}{'planned':>14}{'actual':>14}{'peak':>14}{'allocations':>14}"
+        used = {name: tracked for name, tracked in self.tracked.items() if tracked.allocations}
+        rows = {name: (self.planned.get(name, 0), tracked) for name, tracked in used.items()}
+        for name, (planned, tracked) in {**rows, "total": (self.planned_total, self.tracked_total)}.items():
+            sizes = (planned, tracked.bytes, tracked.peak)
+            yield f"{name:<14}" + "".join(f"{format_bytes(size):>14}" for size in sizes) + f"{tracked.live:>14}"
+        for name, size in self.driver.items():
+            yield f"{name:<14}{'':>14}{format_bytes(size):>14}"
+        if self.driver:
+            yield f"{'driver lost':<14}{'':>14}{format_bytes(self.lost):>14}"
+        yield f"device: {format_bytes(self.free)} free of {format_bytes(self.total)}"
+
+
+def plan_entries(raw: list[CPlanEntry]) -> tuple[PlanEntry, ...]:
+    """The native plan as plain values."""
+    return tuple(
+        PlanEntry(e.component.decode(), e.name.decode(), e.dtype.decode(), tuple(e.shape[: e.num_dims]), e.bytes)
+        for e in raw
+    )
+
+
+def overhead_entries(raw: list[COverheadEntry]) -> tuple[Overhead, ...]:
+    """The native list as plain values."""
+    return tuple(Overhead(e.name.decode(), bool(e.on_device), bool(e.only_loading), e.bytes) for e in raw)
+
+
+def by_component(entries: tuple[PlanEntry, ...]) -> dict[str, int]:
+    """Bytes summed over each component, in the order of the plan."""
+    sums: dict[str, int] = {}
+    for entry in entries:
+        sums[entry.component] = sums.get(entry.component, 0) + entry.bytes
+    return sums
+
+
+def _driver_lines(memory: CDeviceMemory) -> dict[str, int]:
+    return {
+        "context": memory.context_bytes,
+        "modules": memory.module_bytes,
+        "code reserve": memory.reserve_bytes,
+        "graphs": memory.graph_bytes,
+        "pool": memory.pool_bytes,
+        "other models": memory.other_engine_bytes,
+        "unexplained": memory.unexplained_bytes,
+    }
+
+
+def memory_report(engine: NativeEngine) -> MemoryReport:
+    """The report of a live engine."""
+    entries = plan_entries(engine.plan())
+    tracked = {
+        row.component.decode(): Tracked(
+            row.current_bytes, row.peak_bytes, row.total_bytes, row.live_count, row.total_count
+        )
+        for row in engine.memory()
+    }
+    total = tracked.pop("total")
+    device = engine.device_memory()
+    return MemoryReport(
+        planned=by_component(entries),
+        tracked=tracked,
+        tracked_total=total,
+        free=device.free_bytes,
+        total=device.total_bytes,
+        driver=_driver_lines(device) if device.lost_bytes else {},
+        lost=device.lost_bytes,
+        entries=entries,
+        allocations=tuple(
+            Allocation(a.component.decode(), a.name.decode(), a.bytes, a.file.decode(), a.line)
+            for a in engine.allocations()
+        ),
+    )

@@ -1,0 +1,330 @@
+"""The tokenizer that the metadata of a GGUF file describes.
+
+GGUF has no tokenizer.json: it stores vocabulary, merges or scores, token types and a few flags under `tokenizer.*`
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer). What they mean, and what holds when a flag is
+absent, is what llama.cpp does with them (`src/llama-vocab.cpp`, `llama_vocab::impl::load`).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError
+from .pretokenizers import PRE_TOKENIZERS
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import gguf
+    import tokenizers
+
+_SPACE = "\u2581"  # SentencePiece writes a space as this character
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+
+# Tokens that end an answer whatever the file calls them; files often name only one of several (llama.cpp's list).
+_END_TOKENS = frozenset(
+    (
+        "</s>",
+        "<eos>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<end_of_utterance>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    )
+)
+
+
+class _TokenType(enum.IntEnum):
+    """`tokenizer.ggml.token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """What both kinds of tokenizer read from the file."""
+
+    tokens: list[str]
+    types: list[int]
+    ids: dict[str, int]  # inverse of `tokens`
+
+    def texts(self, *types: _TokenType) -> list[str]:
+        """The tokens of these types."""
+        return [token for token, token_type in zip(self.tokens, self.types, strict=True) if token_type in types]
+
+
+class _Metadata:
+    """Typed access to the `tokenizer.*` fields of one file."""
+
+    def __init__(self, reader: gguf.GGUFReader, path: Path) -> None:
+        self._reader = reader
+        self.path = path
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        """The value of `tokenizer.<key>`, or `default` when the file does not have it. Raises CheckpointError."""
+        field = self._reader.get_field(f"tokenizer.{key}")
+        if field is None:
+            return default
+        try:
+            value = field.contents()
+        except (UnicodeDecodeError, ValueError, IndexError) as error:
+            raise CheckpointError(f"{self.path}: tokenizer.{key} cannot be read: {error}") from error
+        if not isinstance(value, kind):
+            raise CheckpointError(f"{self.path}: tokenizer.{key} has the wrong type {type(value).__name__}")
+        return value
+
+    def required(self, key: str, kind: type) -> Any:
+        """As `get`, but CheckpointError when the file does not have the field."""
+        value = self.get(key, kind)
+        if value is None:
+            raise CheckpointError(f"{self.path} has no tokenizer.{key}; convert the model again with its tokenizer")
+        return value
+
+
+def load_gguf_tokenizer(reader: gguf.GGUFReader, path: Path) -> Tokenizer:
+    """Build the tokenizer that the metadata of a GGUF file describes.
+
+    Args:
+        reader: of the open file; it is not kept.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: metadata is missing or inconsistent, or names a tokenizer that is not supported.
+    """
+    metadata = _Metadata(reader, path)
+    model = metadata.required("ggml.model", str)
+    if model not in ("gpt2", "llama"):
+        raise CheckpointError(
+            f"{path}: the tokenizer {model!r} is not supported; these are: 'gpt2' (byte-level BPE) and 'llama'"
+            " (SentencePiece BPE)"
+        )
+    vocabulary = _read_vocabulary(metadata)
+    # In files without the keys a SentencePiece model has its usual ids, and adds BOS.
+    default_ids = {"bos": 1, "eos": 2, "unknown": 0} if model == "llama" else {}
+    ids = {
+        name: _read_token_id(metadata, vocabulary, name, default_ids.get(name))
+        for name in ("bos", "eos", "unknown", "eot", "eom")
+    }
+    if model == "gpt2":
+        backend, add_bos = _byte_level_bpe(metadata, vocabulary)
+    else:
+        backend, add_bos = _sentencepiece_bpe(metadata, vocabulary, ids["unknown"]), True
+
+    eos_ids = _eos_token_ids(vocabulary, ids)
+    _register_added_tokens(backend, vocabulary, [vocabulary.tokens[token_id] for token_id in eos_ids])
+    _set_bos_and_eos(backend, metadata, vocabulary, ids, add_bos)
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown"}
+    return Tokenizer(
+        backend,
+        origin=path,
+        special_tokens={token: vocabulary.tokens[ids[name]] for token, name in names.items() if ids[name] is not None},
+        eos_token_ids=eos_ids,
+        chat_templates=_read_chat_templates(metadata),
+    )
+
+
+def _read_vocabulary(metadata: _Metadata) -> _Vocabulary:
+    # llama.cpp's stand-in for an empty token, which no text could produce.
+    tokens = [token or f"[EMPTY_{token_id}]" for token_id, token in enumerate(metadata.required("ggml.tokens", list))]
+    ids = {token: token_id for token_id, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        repeated = next(token for token_id, token in enumerate(tokens) if ids[token] != token_id)
+        raise CheckpointError(f"{metadata.path}: tokenizer.ggml.tokens has {repeated!r} more than once")
+    types = metadata.get("ggml.token_type", list)
+    if types is None:
+        types = [_TokenType.BYTE if _BYTE_TOKEN.fullmatch(token) else _TokenType.NORMAL for token in tokens]
+    _check_length(metadata, "ggml.token_type", types, tokens)
+    return _Vocabulary(tokens, types, ids)
+
+
+def _check_length(metadata: _Metadata, key: str, values: Sequence[Any], tokens: Sequence[str]) -> None:
+    if len(values) != len(tokens):
+        raise CheckpointError(
+            f"{metadata.path}: tokenizer.{key} has {len(values)} entries, but there are {len(tokens)} tokens"
+        )
+
+
+def _read_token_id(metadata: _Metadata, vocabulary: _Vocabulary, name: str, default: int | None) -> int | None:
+    token_id = metadata.get(f"ggml.{name}_token_id", int, default)
+    if token_id is not None and not 0 <= token_id < len(vocabulary.tokens):
+        raise CheckpointError(
+            f"{metadata.path}: tokenizer.ggml.{name}_token_id is {token_id}, but there are only"
+            f" {len(vocabulary.tokens)} tokens"
+        )
+    return token_id
+
+
+def _eos_token_ids(vocabulary: _Vocabulary, ids: dict[str, int | None]) -> tuple[int, ...]:
+    """The named end tokens, the main one first, then those known by their text."""
+    named = [ids[name] for name in ("eos", "eot", "eom") if ids[name] is not None]
+    by_text = sorted(vocabulary.ids[token] for token in _END_TOKENS if token in vocabulary.ids)
+    return tuple(dict.fromkeys([*named, *by_text]))
+
+
+def _byte_level_bpe(metadata: _Metadata, vocabulary: _Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
+    """GPT-2's kind of tokenizer, and whether its family adds BOS unless the file says otherwise."""
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    name = metadata.get("ggml.pre", str)
+    if name is None:
+        name = "default"
+        warnings.warn(
+            f"{metadata.path} does not say how its tokenizer splits text (tokenizer.ggml.pre): the file is from before"
+            " May 2024 and texts may be tokenised wrongly; convert the model again",
+            stacklevel=2,
+        )
+    if name not in PRE_TOKENIZERS:
+        raise CheckpointError(
+            f"{metadata.path}: the pre-tokenizer {name!r} (tokenizer.ggml.pre) is not supported; these are: "
+            + ", ".join(sorted(PRE_TOKENIZERS))
+        )
+    family = PRE_TOKENIZERS[name]
+    merges = [_split_merge(metadata, merge) for merge in metadata.required("ggml.merges", list)]
+    try:
+        model = models.BPE(vocab=vocabulary.ids, merges=merges, ignore_merges=family.ignore_merges)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(f"{metadata.path}: tokenizer.ggml.merges do not fit the tokens: {error}") from error
+    backend = Backend(model)
+    add_prefix_space = metadata.get("ggml.add_space_prefix", bool, False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            *(pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in family.patterns),
+            pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return backend, family.add_bos
+
+
+def _split_merge(metadata: _Metadata, merge: str) -> tuple[str, str]:
+    left, separator, right = merge.partition(" ")
+    if not (left and separator and right):
+        raise CheckpointError(f"{metadata.path}: tokenizer.ggml.merges has {merge!r}, expected two tokens and a space")
+    return left, right
+
+
+def _sentencepiece_bpe(metadata: _Metadata, vocabulary: _Vocabulary, unknown_id: int | None) -> tokenizers.Tokenizer:
+    """SentencePiece's BPE: no splitting before merging, spaces as U+2581, characters without a token as bytes."""
+    from tokenizers import Regex, decoders, models, normalizers
+    from tokenizers import Tokenizer as Backend
+
+    scores = metadata.required("ggml.scores", list)
+    _check_length(metadata, "ggml.scores", scores, vocabulary.tokens)
+    has_all_bytes = all(f"<0x{byte:02X}>" in vocabulary.ids for byte in range(256))
+    backend = Backend(
+        models.BPE(
+            vocab=vocabulary.ids,
+            merges=_merges_from_scores(vocabulary, scores),
+            unk_token=None if unknown_id is None else vocabulary.tokens[unknown_id],
+            fuse_unk=True,
+            byte_fallback=has_all_bytes,
+        )
+    )
+    steps: list[normalizers.Normalizer] = []
+    charsmap = metadata.get("ggml.precompiled_charsmap", list)
+    if charsmap is not None:
+        # Unicode normalisation rules in SentencePiece's own form; an array of int8 or uint8.
+        steps.append(normalizers.Precompiled(bytes(value & 0xFF for value in charsmap)))
+    if metadata.get("ggml.remove_extra_whitespaces", bool, False):
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    add_space_prefix = metadata.get("ggml.add_space_prefix", bool, True)
+    if add_space_prefix:
+        # Of every piece of text between special tokens, as llama.cpp and the original Llama 2 chat format do.
+        steps.append(normalizers.Prepend(_SPACE))
+    steps.append(normalizers.Replace(" ", _SPACE))
+    backend.normalizer = normalizers.Sequence(steps)
+    strip = [decoders.Strip(" ", 1, 0)] if add_space_prefix else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return backend
+
+
+def _merges_from_scores(vocabulary: _Vocabulary, scores: Sequence[float]) -> list[tuple[str, str]]:
+    """BPE merges, best first, that make the choices SentencePiece makes from scores.
+
+    SentencePiece joins the two neighbours whose joint token has the highest score; so every way to cut a token into
+    two tokens is a merge of that token's rank. (transformers' `generate_merges` does the same.) Among the cuts of one
+    token the one with the longest left part comes first, which reproduces the leftmost-first rule for runs of a
+    repeated character such as indentation. Tokens that only special rules produce take no part.
+    """
+    mergeable = set(vocabulary.texts(_TokenType.NORMAL, _TokenType.UNUSED))
+    by_rank = sorted(mergeable, key=lambda token: (-scores[vocabulary.ids[token]], vocabulary.ids[token]))
+    return [
+        (token[:cut], token[cut:])
+        for token in by_rank
+        for cut in range(len(token) - 1, 0, -1)
+        if token[:cut] in mergeable and token[cut:] in mergeable
+    ]
+
+
+def _register_added_tokens(backend: tokenizers.Tokenizer, vocabulary: _Vocabulary, end_tokens: Sequence[str]) -> None:
+    """Tokens found in a text before it is split: control tokens (special), and user-defined ones (plain text).
+
+    Byte tokens are not among them: the six characters "<0x0A>" in a text are no newline.
+    """
+    from tokenizers import AddedToken
+
+    special = {*vocabulary.texts(_TokenType.CONTROL, _TokenType.UNKNOWN), *end_tokens}
+    added = special.union(vocabulary.texts(_TokenType.USER_DEFINED))
+    backend.add_tokens(
+        [
+            AddedToken(token, normalized=False, special=token in special)
+            for token in sorted(added, key=vocabulary.ids.__getitem__)
+        ]
+    )
+
+
+def _set_bos_and_eos(
+    backend: tokenizers.Tokenizer,
+    metadata: _Metadata,
+    vocabulary: _Vocabulary,
+    ids: dict[str, int | None],
+    add_bos_default: bool,
+) -> None:
+    """Makes `encode` put BOS and EOS around a text where the file (or its family's default) says so."""
+    from tokenizers import processors
+
+    template, tokens = ["$A"], []
+    for name, default in (("bos", add_bos_default), ("eos", False)):
+        if not metadata.get(f"ggml.add_{name}_token", bool, default):
+            continue
+        if ids[name] is None:
+            raise CheckpointError(
+                f"{metadata.path} adds a {name.upper()} token to every text (tokenizer.ggml.add_{name}_token), but does"
+                f" not say which (tokenizer.ggml.{name}_token_id)"
+            )
+        token = vocabulary.tokens[ids[name]]
+        template.insert(0 if name == "bos" else len(template), token)
+        tokens.append((token, ids[name]))
+    if tokens:
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=tokens)
+
+
+def _read_chat_templates(metadata: _Metadata) -> dict[str, str]:
+    """Chat templates by name; the one without a name is the default."""
+    templates = {}
+    for name in metadata.get("chat_templates", list, []):
+        templates[name] = metadata.required(f"chat_template.{name}", str)
+    default = metadata.get("chat_template", str)
+    return templates if default is None else {**templates, "default": default}

@@ -1,0 +1,99 @@
+// An engine touches its own GPU alone and leaves the user's threads as they were. A program of its own, because
+// contexts stay until the process ends.
+#include <thread>
+
+#include "backends/cuda/runtime/cuda_check.h"
+#include "backends/cuda/runtime/device_scope.h"
+#include "backends/cuda/runtime/driver_function.h"
+#include "cuda/cuda_test.h"
+#include "engine/engine_cases.h"
+#include "testing/synthetic_model.h"
+
+namespace tinyllm::test {
+
+using namespace cuda;
+
+namespace {
+
+CUcontext current_context() {
+    static const auto get_current = driver_function<CUresult (*)(CUcontext*)>("cuCtxGetCurrent");
+    CUcontext context = nullptr;
+    TL_DRIVER_CHECK(get_current(&context));
+    return context;
+}
+
+int current_device() {
+    int device = -1;
+    TL_CUDA_CHECK(cudaGetDevice(&device));
+    return device;
+}
+
+int last_device() { return static_cast<int>(query_cuda_devices().size()) - 1; }
+
+void generate(int device) {
+    EngineConfig config = small_engine(4, 64, 32, 0, DeviceKind::Cuda);
+    config.device_index = device;
+    Engine engine(small_model(), config);
+    testing::load_synthetic(engine);
+    for (int32_t i = 0; i < 3; ++i)
+        engine.submit(testing::random_tokens(5, engine.model_config().vocab_size, i), filtered(6), nullptr);
+    CHECK(run(engine).size() == 3);
+}
+
+}  // namespace
+
+TEST(listing_devices_leaves_no_context) {
+    const int count = last_device() + 1;
+    for (int device = 0; device < count; ++device) CHECK(!PrimaryContext::exists(device));
+    CHECK(current_context() == nullptr);
+}
+
+TEST(an_engine_makes_a_context_on_its_own_device_alone) {
+    const int last = last_device();
+    std::thread([&] {
+        generate(last);
+        CHECK(current_context() == nullptr);
+    }).join();
+    generate(last);
+    CHECK(current_context() == nullptr);
+    CHECK(PrimaryContext::exists(last));
+    for (int device = 0; device < last; ++device) CHECK(!PrimaryContext::exists(device));
+}
+
+TEST(what_was_current_comes_back) {
+    const int last = last_device();
+    TL_CUDA_CHECK(cudaSetDevice(0));
+    const CUcontext of_user = current_context();
+    CHECK(of_user != nullptr);
+    {
+        const DeviceScope scope(last);
+        CHECK(current_device() == last);
+        const DeviceScope inner(0);
+        CHECK(current_context() == of_user && current_device() == 0);
+    }
+    generate(last);
+    CHECK(current_context() == of_user && current_device() == 0);
+}
+
+TEST(a_context_of_the_users_own_is_not_used) {
+    const auto create =
+        driver_function<CUresult (*)(CUcontext*, CUctxCreateParams*, unsigned, CUdevice)>("cuCtxCreate");
+    const auto destroy = driver_function<CUresult (*)(CUcontext)>("cuCtxDestroy");
+    const int last = last_device();
+    std::thread([&] {
+        CUcontext own = nullptr;
+        TL_DRIVER_CHECK(create(&own, nullptr, 0, last));
+        CHECK(current_context() == own);
+        {
+            const DeviceScope scope(last);
+            CHECK(current_context() != own && current_device() == last);
+        }
+        generate(last);
+        CHECK(current_context() == own);
+        TL_DRIVER_CHECK(destroy(own));
+    }).join();
+}
+
+}  // namespace tinyllm::test
+
+CUDA_TEST_MAIN()
