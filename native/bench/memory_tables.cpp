@@ -5,7 +5,7 @@
 
 #include "backends/registry.h"
 #include "bench/measure.h"
-#include "engine/engine.h"
+#include "engine/batcher.h"
 #include "planning/overhead.h"
 #include "testing/synthetic_model.h"
 
@@ -55,30 +55,30 @@ void print_plan(const MemoryPlan& plan, const MemoryTracker* tracker, Report& re
 
 // Fills the weights, and decodes with 1, 2, 4, ... sequences up to the batch, greedily and with every filter of the
 // sampler: kernels are loaded and steps captured then, as they are once a model is in use.
-void use(Engine& engine) {
+void use(Batcher& engine) {
     constexpr int32_t kPrompt = 16, kTokens = 4;  // decode steps: one as it is, one that captures, one that replays
-    engine.fill_random(1);
+    engine.runner().fill_random(1);
     GenerationParams greedy;
     greedy.max_new_tokens = kTokens;
     GenerationParams filtered = greedy;
-    filtered.temperature = 1.0f;
-    filtered.top_k = 20;
-    filtered.top_p = 0.9f;
-    filtered.min_p = 0.01f;
-    filtered.repetition_penalty = 1.3f;
-    filtered.logprobs = true;
-    const std::vector<int32_t> prompt = testing::random_tokens(kPrompt, engine.model_config().vocab_size, 1);
+    filtered.sampling.temperature = 1.0f;
+    filtered.sampling.top_k = 20;
+    filtered.sampling.top_p = 0.9f;
+    filtered.sampling.min_p = 0.01f;
+    filtered.sampling.repetition_penalty = 1.3f;
+    filtered.sampling.logprobs = true;
+    const std::vector<int32_t> prompt = testing::random_tokens(kPrompt, engine.runner().model_config().vocab_size, 1);
     for (const GenerationParams& params : {greedy, filtered}) {
-        for (int32_t count = 1; count <= engine.config().kv_cache.max_batch_size; count *= 2) {
+        for (int32_t count = 1; count <= engine.runner().config().kv_cache.max_batch_size; count *= 2) {
             for (int32_t i = 0; i < count; ++i) engine.submit(prompt, params, nullptr);
-            std::vector<tl_event> events;
-            while (engine.step(events, engine.max_events())) events.clear();
+            std::vector<Event> events;
+            while (engine.step(events)) events.clear();
         }
     }
 }
 
-void print_driver(const Engine& engine, Report& report) {
-    const DriverMemory driver = engine.driver_memory();
+void print_driver(const Batcher& engine, Report& report) {
+    const DriverMemory driver = engine.runner().driver_memory();
     const std::pair<const char*, int64_t> lines[] = {
         {"context", driver.context}, {"modules", driver.modules}, {"code reserve", driver.reserve},
         {"graphs", driver.graphs},   {"pool", driver.pool},       {"unexplained", driver.unexplained},
@@ -124,8 +124,8 @@ void print_memory(const Options& options, Report& report) {
     if (usable) {
         const std::unique_ptr<Backend> backend = make_backend(options.device, options.device_index);
         if (plan.total() <= plan_budget(options.model, config, backend->device_memory().free_bytes)) {
-            Engine engine(options.model, config);
-            print_plan(plan, &engine.tracker(), report);
+            Batcher engine(options.model, config);
+            print_plan(plan, &engine.runner().tracker(), report);
             if (config.device_kind == DeviceKind::Cuda) {
                 use(engine);
                 print_driver(engine, report);

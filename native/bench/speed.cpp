@@ -9,7 +9,7 @@
 #include "bench/cost.h"
 #include "bench/measure.h"
 #include "core/error.h"
-#include "engine/engine.h"
+#include "engine/batcher.h"
 #include "testing/synthetic_model.h"
 
 namespace tinyllm::bench {
@@ -39,7 +39,9 @@ EngineConfig engine_config(const Options& options) {
     config.kv_cache.max_batch_size = options.generate > 0 ? largest(options.batches) : 1;
     config.kv_cache.max_seq_len = std::max({largest(options.prompts), longest_decode, 1});
     config.max_step_tokens = options.max_step_tokens;
-    return checked(config);
+    config = checked(config);
+    config.prefill_chunk = config.max_step_tokens;  // what is measured is whole steps of either kind
+    return config;
 }
 
 GenerationParams greedy(int32_t max_new_tokens) {
@@ -49,33 +51,34 @@ GenerationParams greedy(int32_t max_new_tokens) {
 }
 
 // Runs steps until `count` requests have produced a token; all are decoding then.
-void prefill_all(Engine& engine, size_t count) {
+void prefill_all(Batcher& batcher, size_t count) {
     std::set<uint64_t> begun;
     while (begun.size() < count) {
-        std::vector<tl_event> events;
-        engine.step(events, engine.max_events());
-        for (const tl_event& event : events) begun.insert(event.request_id);
+        std::vector<Event> events;
+        batcher.step(events);
+        for (const Event& event : events) begun.insert(event.request_id);
     }
 }
 
-void finish_all(Engine& engine, const std::vector<uint64_t>& ids) {
-    for (const uint64_t id : ids) engine.cancel(id);
-    std::vector<tl_event> events;
+void finish_all(Batcher& batcher, const std::vector<uint64_t>& ids) {
+    batcher.cancel(ids);
+    std::vector<Event> events;
     do {
         events.clear();
-    } while (engine.step(events, engine.max_events()));
+    } while (batcher.step(events));
 }
 
-void measure_prefill(Engine& engine, int32_t length, const Options& options, const Ceilings& ceilings, Report& report) {
-    const ModelConfig& model = engine.model_config();
+void measure_prefill(Batcher& batcher, int32_t length, const Options& options, const Ceilings& ceilings,
+                     Report& report) {
+    const ModelConfig& model = batcher.runner().model_config();
     std::vector<double> seconds;
     for (int32_t i = -1; i < options.repeat; ++i) {  // the first one warms up
         const std::vector<int32_t> prompt = testing::random_tokens(length, model.vocab_size, i + 2);
         const auto start = Clock::now();
-        const uint64_t id = engine.submit(prompt, greedy(1), nullptr);
-        prefill_all(engine, 1);
+        const uint64_t id = batcher.submit(prompt, greedy(1), nullptr);
+        prefill_all(batcher, 1);
         if (i >= 0) seconds.push_back(seconds_since(start));
-        finish_all(engine, {id});
+        finish_all(batcher, {id});
     }
     const Sample time = summarize(seconds);
     const double rate = length / time.median, flops = prefill_flops(model, length) / time.median;
@@ -97,26 +100,25 @@ void measure_prefill(Engine& engine, int32_t length, const Options& options, con
                               .add("share_of_read_bandwidth", bandwidth / ceilings.read_bandwidth));
 }
 
-void measure_decode(Engine& engine, int32_t batch, const Options& options, const Ceilings& ceilings, Report& report) {
-    const ModelConfig& model = engine.model_config();
+void measure_decode(Batcher& batcher, int32_t batch, const Options& options, const Ceilings& ceilings, Report& report) {
+    const ModelConfig& model = batcher.runner().model_config();
     std::vector<double> step_seconds;
     for (int32_t i = 0; i < options.repeat; ++i) {
         std::vector<uint64_t> ids;
         for (int32_t b = 0; b < batch; ++b)
-            ids.push_back(engine.submit(testing::random_tokens(options.context, model.vocab_size, 1000 * i + b),
-                                        greedy(decode_tokens(options)), nullptr));
-        prefill_all(engine, ids.size());
-        std::vector<tl_event> events;
-        events.reserve(engine.max_events());
-        engine.step(events, engine.max_events());  // captures, where this batch runs for the first time
+            ids.push_back(batcher.submit(testing::random_tokens(options.context, model.vocab_size, 1000 * i + b),
+                                         greedy(decode_tokens(options)), nullptr));
+        prefill_all(batcher, ids.size());
+        std::vector<Event> events;
+        batcher.step(events);  // captures, where this batch runs for the first time
         const auto start = Clock::now();
         for (int32_t step = 0; step < options.generate; ++step) {
             events.clear();
-            engine.step(events, engine.max_events());
+            batcher.step(events);
             TL_CHECK(events.size() == ids.size());
         }
         step_seconds.push_back(seconds_since(start) / options.generate);
-        finish_all(engine, ids);
+        finish_all(batcher, ids);
     }
     const Sample time = summarize(step_seconds);
     const double rate = batch / time.median;
@@ -149,8 +151,8 @@ double peak_host_bytes() {
     return static_cast<double>(usage.ru_maxrss) * 1024;
 }
 
-void measure_load(Engine& engine, Report& report) {
-    const testing::LoadResult load = testing::load_synthetic(engine);
+void measure_load(Batcher& batcher, Report& report) {
+    const testing::LoadResult load = testing::load_synthetic(batcher.runner());
     const double rate = static_cast<double>(load.bytes) / load.seconds, peak = peak_host_bytes();
     std::printf(
         "load    %.2f GB of float16 tensors in %.2f s, %.2f GB/s; peak host memory %.0f MB, %.0f MB of it the "
@@ -169,23 +171,24 @@ void measure_load(Engine& engine, Report& report) {
 
 void measure_speed(const Options& options, const Ceilings& ceilings, Report& report) {
     const auto start = Clock::now();
-    Engine engine(options.model, engine_config(options));
+    Batcher batcher(options.model, engine_config(options));
     if (options.load) {
-        measure_load(engine, report);
+        measure_load(batcher, report);
     } else {
-        engine.fill_random(kWeightSeed);
+        batcher.runner().fill_random(kWeightSeed);
         const double seconds = seconds_since(start);
         std::printf("start   %.2f s: memory taken, weights made up in it\n", seconds);
         report.add("start", Record().add("seconds", seconds));
     }
-    for (const int32_t length : options.prompts) measure_prefill(engine, length, options, ceilings, report);
+    for (const int32_t length : options.prompts) measure_prefill(batcher, length, options, ceilings, report);
     if (options.generate > 0)
-        for (const int32_t batch : options.batches) measure_decode(engine, batch, options, ceilings, report);
-    const uint64_t peak = engine.tracker().total().peak_bytes;
-    std::printf("memory  peak %.1f MB (planned %.1f MB)\n", peak / 1048576.0, engine.plan().total() / 1048576.0);
+        for (const int32_t batch : options.batches) measure_decode(batcher, batch, options, ceilings, report);
+    const uint64_t peak = batcher.runner().tracker().total().peak_bytes;
+    std::printf("memory  peak %.1f MB (planned %.1f MB)\n", peak / 1048576.0,
+                batcher.runner().plan().total() / 1048576.0);
     report.add("memory", Record()
                              .add("peak_bytes", static_cast<double>(peak))
-                             .add("planned_bytes", static_cast<double>(engine.plan().total())));
+                             .add("planned_bytes", static_cast<double>(batcher.runner().plan().total())));
 }
 
 }  // namespace tinyllm::bench

@@ -1,5 +1,6 @@
 #include "config/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -121,12 +122,15 @@ EngineConfig EngineConfig::from_c(const tl_engine_config& c) {
     e.device_index = c.device_index;
     e.kv_cache = {c.max_batch_size, c.max_seq_len, c.num_pages};
     e.max_step_tokens = c.max_step_tokens;
+    e.prefill_chunk = c.prefill_chunk;
     return checked(e);
 }
 
 EngineConfig checked(EngineConfig config) {
     // One chunk fills the machine: a GPU becomes compute-bound at about 1024 rows, a CPU with far fewer.
     if (config.max_step_tokens == 0) config.max_step_tokens = config.device_kind == DeviceKind::Cuda ? 2048 : 256;
+    if (config.prefill_chunk == 0)
+        config.prefill_chunk = std::min(config.max_step_tokens, config.device_kind == DeviceKind::Cuda ? 512 : 64);
     config.validate();
     return config;
 }
@@ -140,6 +144,8 @@ void EngineConfig::validate() const {
             "at least the pages of one full sequence (max_seq_len / 64, rounded up)");
     require(max_step_tokens > 0 && max_step_tokens <= kMaxStepTokens, "max_step_tokens", max_step_tokens,
             "1 to 65536 (0 for the device's default)");
+    require(prefill_chunk > 0 && prefill_chunk <= max_step_tokens, "prefill_chunk", prefill_chunk,
+            "1 to max_step_tokens (0 for the device's default)");
 }
 
 }  // namespace tinyllm

@@ -89,7 +89,8 @@ struct EngineConfig {
     DeviceKind device_kind = DeviceKind::Cpu;
     int32_t device_index = 0;
     KVCacheConfig kv_cache;
-    int32_t max_step_tokens = 0;  // rows of one prefill chunk; after from_c never 0
+    int32_t max_step_tokens = 0;  // prompt tokens of one step at most; after from_c never 0
+    int32_t prefill_chunk = 0;    // the same in steps in which other requests generate; after from_c never 0
 
     static EngineConfig from_c(const tl_engine_config& c);
     void validate() const;

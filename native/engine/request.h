@@ -3,30 +3,25 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
+#include "ops/sampling_settings.h"
 #include "tinyllm.h"
 
 namespace tinyllm {
 
+class EventQueue;
+
 // tl_generation_config, owned and checked.
 struct GenerationParams {
+    SamplingSettings sampling;
     int32_t max_new_tokens = 0;
-    float temperature = 0;
-    int32_t top_k = 0;
-    float top_p = 1;
-    float min_p = 0;
-    float repetition_penalty = 1;
-    bool logprobs = false;
-    uint64_t seed = 0;
     std::vector<int32_t> stop_token_ids;
 
     // Throws InvalidArgument naming the field, its value and the allowed range.
     static GenerationParams from_c(const tl_generation_config& c);
-
-    bool uses_penalty() const { return repetition_penalty != 1.0f; }
-    // Nothing but the argmax is asked for.
-    bool is_plain_greedy() const { return temperature == 0 && !uses_penalty() && !logprobs; }
 };
 
 struct Request {
@@ -36,9 +31,11 @@ struct Request {
     GenerationParams params;
     std::vector<int32_t> tokens;  // prompt, then what was generated
     int32_t prompt_tokens = 0;
-    float* prompt_logits = nullptr;  // [prompt_tokens, vocab_size], the caller's, or null
+    int32_t max_pages = 0;              // pages of the KV cache that it needs at its longest
+    float* prompt_logits = nullptr;     // [prompt_tokens, vocab_size], the caller's, or null
+    std::shared_ptr<EventQueue> queue;  // where its events go; null: nowhere but to who steps
 
-    int32_t slot = -1;  // while running
+    int32_t slot = -1;  // while running: its row of the block table and of `seen`
     std::vector<int32_t> pages;
     int32_t kv_len = 0;  // positions in the cache
     bool finished = false;
@@ -50,13 +47,14 @@ struct Request {
     bool in_prefill() const { return kv_len < prompt_tokens; }
     int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens; }
     double elapsed_ms() const { return std::chrono::duration<double, std::milli>(Clock::now() - submitted).count(); }
+    // How its next token is chosen.
+    SampleParams sample_params() const { return {params.sampling, static_cast<int32_t>(tokens.size()), slot}; }
 };
 
-// Prompt rows of one request in a prefill step whose logits its caller wants.
-struct PromptLogits {
-    int32_t first_row;  // in the step
-    int32_t num_rows;
-    float* target;  // [num_rows, vocab_size]
+// What happened to a request: a token, its end, or both.
+struct Event : tl_event {
+    std::shared_ptr<EventQueue> queue;  // of the request; may be null
+    std::string error;                  // with TL_FINISH_ERROR
 };
 
 }  // namespace tinyllm

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct or a function changes; the Python package refuses a library with another number. */
-#define TL_ABI_VERSION 2
+#define TL_ABI_VERSION 3
 
 typedef enum tl_status {
     TL_STATUS_OK = 0,
@@ -31,7 +31,8 @@ typedef enum tl_status {
     TL_STATUS_CHECKPOINT = 3,       /* a tensor handed over is wrong: name, shape, type, NaN */
     TL_STATUS_OUT_OF_MEMORY = 4,    /* of the device; the engine goes on working */
     TL_STATUS_CUDA = 5,             /* a CUDA call failed; the engine may be broken and says so */
-    TL_STATUS_INTERNAL = 6          /* a bug in tinyllm */
+    TL_STATUS_INTERNAL = 6,         /* a bug in tinyllm */
+    TL_STATUS_CLOSED = 7            /* the engine was closed */
 } tl_status;
 
 typedef enum tl_dtype { TL_DTYPE_F32 = 0, TL_DTYPE_F16 = 1, TL_DTYPE_BF16 = 2 } tl_dtype;
@@ -48,7 +49,8 @@ typedef enum tl_finish_reason {
     TL_FINISH_NONE = 0, /* not finished: more tokens will come */
     TL_FINISH_STOP = 1, /* an end token was sampled */
     TL_FINISH_LENGTH = 2,
-    TL_FINISH_CANCELLED = 3
+    TL_FINISH_CANCELLED = 3,
+    TL_FINISH_ERROR = 4 /* the event has a status, tl_queue_error() the message */
 } tl_finish_reason;
 
 /* What a model is. Shapes follow the names: q_proj is [num_heads * head_dim, hidden_dim]. */
@@ -95,7 +97,8 @@ typedef struct tl_engine_config {
     int32_t max_batch_size;  /* sequences that run at the same time */
     int32_t max_seq_len;     /* tokens a sequence may have, prompt included */
     int32_t num_pages;       /* pages of the KV pool; 0: enough for max_batch_size full sequences */
-    int32_t max_step_tokens; /* rows of one prefill chunk; 0: the device's default */
+    int32_t max_step_tokens; /* prompt tokens of one step at most; 0: the device's default */
+    int32_t prefill_chunk;   /* the same in steps in which other requests generate; 0: the device's default */
 } tl_engine_config;
 
 /* Sampling and limits of one request. */
@@ -113,12 +116,13 @@ typedef struct tl_generation_config {
     int32_t num_stop_token_ids;
 } tl_generation_config;
 
-/* One token of one request, or its end. token_id is -1 where the end brought no token (cancelled). */
+/* One token of one request, or its end. token_id is -1 where the end brought no token (cancelled, error). */
 typedef struct tl_event {
     uint64_t request_id;
     int32_t token_id;
     float logprob; /* NaN unless asked for */
     int32_t finish_reason;
+    int32_t status; /* tl_status of an error */
     int32_t prompt_tokens;
     int32_t generated_tokens;
     double queued_ms; /* submit to the first step that ran it */
@@ -196,7 +200,18 @@ typedef struct tl_device_memory {
     int64_t unexplained_bytes;  /* the rest: other processes, other code of this one */
 } tl_device_memory;
 
+/* A request to submit. */
+typedef struct tl_request {
+    const int32_t* token_ids;
+    const tl_generation_config* config;
+    float* prompt_logits; /* null, or receives float32 [num_tokens, vocab_size] as the prompt is processed; must stay
+                           * valid until the request's last event or the end of tl_queue_destroy() */
+    int32_t num_tokens;
+    int32_t reserved;
+} tl_request;
+
 typedef struct tl_engine tl_engine;
+typedef struct tl_queue tl_queue;
 
 TL_API int32_t tl_abi_version(void);
 TL_API const char* tl_version(void);
@@ -236,20 +251,35 @@ TL_API tl_status tl_engine_load_tensor(tl_engine* engine, const char* name, int3
                                        int32_t num_dims, const void* data);
 /* After the last tensor: fails naming tensors that never came. Requests are accepted from here on. */
 TL_API tl_status tl_engine_finish_load(tl_engine* engine);
-/* Ends all requests and gives all memory back. Null is allowed. No other call may be running. */
-TL_API void tl_engine_destroy(tl_engine* engine);
+/* Instead of loading, for benchmarks: made-up weights. */
+TL_API tl_status tl_engine_fill_random(tl_engine* engine, uint64_t seed);
 
-/* Queues a request; callable from any thread. `prompt_logits`, if not null, receives float32 [num_tokens, vocab_size]
- * as the prompt is processed and must stay valid until the request's last event. */
-TL_API tl_status tl_engine_submit(tl_engine* engine, const int32_t* token_ids, int32_t num_tokens,
-                                  const tl_generation_config* config, float* prompt_logits, uint64_t* request_id);
-/* Runs one step (decode of all running requests, then one prefill chunk) and writes its events. `capacity` must be at
- * least tl_engine_max_events(). `count` 0 with `idle` 1 means that nothing is left to do. */
-TL_API tl_status tl_engine_step(tl_engine* engine, tl_event* events, int32_t capacity, int32_t* count, int32_t* idle);
-TL_API int32_t tl_engine_max_events(const tl_engine* engine);
-/* Ends a request; its pages are free after the next step, which reports TL_FINISH_CANCELLED. Unknown or finished ids
- * are no error. */
-TL_API tl_status tl_engine_cancel(tl_engine* engine, uint64_t request_id);
+/* Ends all requests, waits for the calls of other threads, and gives all memory back. Later calls give
+ * TL_STATUS_CLOSED; closing again does nothing, and waits for the call that closes. Callable from any thread. */
+TL_API tl_status tl_engine_close(tl_engine* engine);
+/* Whether tl_engine_close() was called; its last calls may still be running. */
+TL_API int32_t tl_engine_closed(const tl_engine* engine);
+/* Closes the engine, frees the handle and sets it to null; null is allowed. No other call may be using the handle. */
+TL_API void tl_engine_destroy(tl_engine** engine);
+
+/* A queue takes the events of a caller's requests; steps run on a thread of the library, from the first request on.
+ * One queue for as many requests as shall be waited for together. Calls on a queue may come from any thread. */
+TL_API tl_status tl_queue_create(tl_engine* engine, tl_queue** out);
+/* Checks all requests, then queues all of them, so that they start together; `first_id` is the id of the first, the
+ * others follow. If one is wrong none is queued. */
+TL_API tl_status tl_queue_submit(tl_queue* queue, const tl_request* requests, int32_t num_requests, uint64_t* first_id);
+/* Takes at most `capacity` events, those of a request in order; waits up to `timeout_ms` for the first one. `count` 0:
+ * none came in time, or all requests of the queue have ended. */
+TL_API tl_status tl_queue_wait(tl_queue* queue, tl_event* events, int32_t capacity, int32_t timeout_ms, int32_t* count);
+/* Copies the message of a request that ended with TL_FINISH_ERROR, cut to `size` bytes with its NUL; "" for others. */
+TL_API tl_status tl_queue_error(tl_queue* queue, uint64_t request_id, char* text, int32_t size);
+/* Ends a request; its pages are free with its last event. Unknown or finished ids are no error. */
+TL_API tl_status tl_queue_cancel(tl_queue* queue, uint64_t request_id);
+/* Ends all requests of the queue and waits, for one step at most, until the engine has let go of them. */
+TL_API tl_status tl_queue_close(tl_queue* queue);
+/* Ends all requests of the queue, frees the handle and sets it to null; null is allowed. Waits only where requests
+ * have prompt_logits. No other call may be using the handle. */
+TL_API void tl_queue_destroy(tl_queue** queue);
 
 TL_API tl_status tl_engine_plan(const tl_engine* engine, tl_plan_entry* entries, int32_t capacity, int32_t* count);
 TL_API tl_status tl_engine_memory(const tl_engine* engine, tl_memory_stats* stats, int32_t capacity, int32_t* count);

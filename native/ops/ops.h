@@ -12,26 +12,13 @@
 
 #include "config/config.h"
 #include "core/dtype.h"
+#include "ops/sampling_settings.h"
 
 namespace tinyllm {
 
 // A step is either decode (one row a sequence, at most max_batch rows) or prefill (chunks of prompts). A backend may
 // use different kernels for the two; it must not choose between kernels of different summation order by row count.
 enum class Phase : int32_t { Decode, Prefill };
-
-// How the token of one logits row is chosen. Order of the filters: repetition penalty, temperature, top-k, top-p,
-// min-p.
-struct SampleParams {
-    uint64_t seed;
-    int32_t position;   // of the token being sampled: with `seed` the whole key of its random numbers
-    int32_t slot;       // row of `seen`
-    float temperature;  // 0: greedy
-    float top_p;
-    float min_p;
-    float repetition_penalty;
-    int32_t top_k;    // 0: off
-    int32_t logprob;  // bool: fill SampledToken::logprob
-};
 
 struct SampledToken {
     int32_t token_id;

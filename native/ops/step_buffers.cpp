@@ -94,15 +94,9 @@ void StepBuffers::push_padding() {
     push_segment();
     push_row({0, 0, -1, 1}, capacity_.rows);
     logits_rows_.push_back(num_rows() - 1);
-    sample_params_.push_back({.seed = 0,
-                              .position = 0,
-                              .slot = -1,
-                              .temperature = 0,
-                              .top_p = 1,
-                              .min_p = 0,
-                              .repetition_penalty = 1,
-                              .top_k = 0,
-                              .logprob = 0});
+    SampleParams nothing;
+    nothing.slot = -1;
+    sample_params_.push_back(nothing);
 }
 
 void StepBuffers::upload(Backend& backend) {

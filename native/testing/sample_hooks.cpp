@@ -12,10 +12,6 @@ namespace tinyllm::testing {
 
 namespace {
 
-bool is_plain_greedy(const SampleParams& params) {
-    return params.temperature == 0 && params.repetition_penalty == 1 && params.logprob == 0;
-}
-
 void sample(const tl_test_target& target, const tl_test_batch& batch, int32_t vocab_size, const float* logits,
             const SampleParams* params, const uint32_t* seen, SampledToken* out) {
     const int32_t count = batch.num_rows;
@@ -25,7 +21,8 @@ void sample(const tl_test_target& target, const tl_test_batch& batch, int32_t vo
     std::vector<int32_t> rows(count);
     std::iota(rows.begin(), rows.end(), 0);
     run.set_logits_rows(rows.data(), count);
-    run.set_sample_params(params, std::all_of(params, params + count, is_plain_greedy));
+    run.set_sample_params(
+        params, std::all_of(params, params + count, [](const SampleParams& row) { return row.is_plain_greedy(); }));
     const int64_t seen_words = int64_t{batch.num_slots} * ((vocab_size + 31) / 32);
     const uint32_t* device_seen = seen == nullptr ? nullptr : run.uploaded(seen, seen_words, "seen");
     float* device_logits = run.uploaded(logits, int64_t{count} * vocab_size, "logits");

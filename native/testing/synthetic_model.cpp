@@ -75,8 +75,8 @@ std::vector<f16> random_block(int64_t count, int32_t k) {
 
 }  // namespace
 
-LoadResult load_synthetic(Engine& engine) {
-    const ModelConfig& config = engine.model_config();
+LoadResult load_synthetic(Runner& runner) {
+    const ModelConfig& config = runner.model_config();
     std::vector<Tensor> tensors = tensors_of(config);
     int64_t largest = 0, total = 0;
     for (const Tensor& tensor : tensors) {
@@ -93,14 +93,14 @@ LoadResult load_synthetic(Engine& engine) {
     for (const Tensor& tensor : tensors) {
         if (tensor.shape.size() == 1) {
             const std::vector<f16> ones(tensor.size(), from_float<f16>(1.0f));
-            engine.load_tensor(tensor.name, DType::F16, tensor.shape, ones.data());
+            runner.load_tensor(tensor.name, DType::F16, tensor.shape, ones.data());
             continue;
         }
         if (at + tensor.size() > static_cast<int64_t>(block.size())) at = 0;
-        engine.load_tensor(tensor.name, DType::F16, tensor.shape, block.data() + at);
+        runner.load_tensor(tensor.name, DType::F16, tensor.shape, block.data() + at);
         at += tensor.size();
     }
-    engine.finish_load();
+    runner.finish_load();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return {seconds, static_cast<uint64_t>(total) * sizeof(f16), block.size() * sizeof(f16)};
 }

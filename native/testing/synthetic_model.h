@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/runner.h"
 
 namespace tinyllm::testing {
 
@@ -17,7 +17,7 @@ struct LoadResult {
 // Hands over random float16 tensors for every name of the configuration, in the order of the forward pass, and ends the
 // load. Values are scaled so that activations stay finite; no weight is zero. The values lie in one block, as large as
 // the checkpoint but at most 1 GB, through which the tensors pass, so that they come from memory and not from a cache.
-LoadResult load_synthetic(Engine& engine);
+LoadResult load_synthetic(Runner& runner);
 
 // Random token ids.
 std::vector<int32_t> random_tokens(int32_t count, int32_t vocab_size, uint64_t seed);

@@ -14,14 +14,15 @@ import numpy as np
 from ._checks import INT32_MAX, is_finite_number
 from ._native import engine as native
 from ._native.devices import Device, resolve_device
+from ._native.queue import FINISH_ERROR, FINISH_NONE, EventQueue
 from .checkpoints import Checkpoint, open_checkpoint
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
 from .errors import CheckpointError, ConfigError
 from .generation.results import GenerationResult
-from .generation.scheduler import Scheduler
-from .generation.text_request import TextRequest, TextStream
+from .generation.text_request import TextStream, generate_all
 from .memory.planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
 from .memory.report import MemoryReport, memory_report
+from .tokenization.detokenizer import StreamDecoder
 from .tokenization.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -37,6 +38,7 @@ def load(
     memory_fraction: float | None = None,
     dtype: str = "auto",
     max_step_tokens: int | None = None,
+    prefill_chunk: int | None = None,
     recompute_activations: bool = False,
     progress: bool | None = None,
 ) -> Model:
@@ -53,6 +55,8 @@ def load(
         dtype: "float16", "bfloat16" or (CPU only) "float32" for activations and the KV cache; "auto" is the
             checkpoint's own 16-bit type, bfloat16 where it is float32 (float16 would not hold every float32 model).
         max_step_tokens: prompt tokens processed at once, at most 65536; None for the device's default.
+        prefill_chunk: the same while other requests generate, whose next tokens wait for it; None for the device's
+            default.
         recompute_activations: less activation memory for more time; the logits stay the same.
         progress: show a progress bar on standard error; None shows it on a terminal only.
 
@@ -69,6 +73,7 @@ def load(
             kv_cache,
             memory_fraction,
             max_step_tokens,
+            prefill_chunk,
             sys.stderr.isatty() if progress is None else progress,
         )
     except BaseException:
@@ -83,6 +88,7 @@ def _load_checkpoint(
     kv_cache: KVCacheConfig | str | None,
     memory_fraction: float | None,
     max_step_tokens: int | None,
+    prefill_chunk: int | None,
     progress: bool,
 ) -> Model:
     tensors = list(checkpoint.tensors())
@@ -103,7 +109,7 @@ def _load_checkpoint(
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
     engine = native.NativeEngine(
         native.model_struct(config, rope_freq_factors),
-        native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens),
+        native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens, prefill_chunk),
     )
     try:
         with _progress_bar(sum(tensor.stored_bytes for tensor in tensors), not progress) as bar:
@@ -137,9 +143,9 @@ def _progress_bar(total: int, disable: bool) -> Any:
 class Model:
     """A loaded model. Made by `load`; also a context manager.
 
-    Every method may be called from any thread; requests of several threads run together. A step of the engine serves
-    all of them, run by one of the waiting threads. Where the device lacks the memory for it, the call of that thread
-    raises OutOfMemoryError and its requests end; the others go on.
+    Every method may be called from any thread; requests of several threads run together. Steps run on a thread of the
+    library. Where the device lacks the memory for one, it is made again; if that fails too, the request that came last
+    ends with OutOfMemoryError, and the others go on.
     """
 
     def __init__(
@@ -156,7 +162,6 @@ class Model:
         self.generation_config = GenerationConfig(**checkpoint.generation_defaults)  # where a call gives no other
         self._checkpoint = checkpoint
         self._engine = engine
-        self._scheduler = Scheduler(engine)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -190,13 +195,9 @@ class Model:
         """
         prompts, is_list = _prompt_list(prompt)
         config = self._generation_config(config, settings)
-        requests: list[TextRequest] = []
-        try:
-            for one in prompts:
-                requests.append(self._request(self._token_ids(one), config))
-            results = [request.result() for request in requests]
-        finally:
-            self._scheduler.cancel(request.id for request in requests)
+        token_ids = [self._token_ids(one) for one in prompts]
+        decoders = [self._decoder(config) for _ in prompts]
+        results = generate_all(self._engine, token_ids, config, decoders, self._end_tokens(config))
         return results if is_list else results[0]
 
     def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> TextStream:
@@ -206,7 +207,7 @@ class Model:
         The request runs from this call on. Closing the stream cancels it, and so does dropping it.
         """
         config = self._generation_config(config, settings)
-        return TextStream(self._request(self._token_ids(prompt), config))
+        return self._stream(self._token_ids(prompt), config)
 
     def chat(
         self,
@@ -228,19 +229,23 @@ class Model:
         config = self._generation_config(config, settings)
         token_ids = self.tokenizer.encode_chat(messages, **(template_variables or {}))
         if stream:
-            return TextStream(self._request(token_ids, config))
+            return self._stream(token_ids, config)
         return self.generate(token_ids, config)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """Logits of every position: float32 [n, vocab_size]; row i scores the token after token_ids[i]."""
         ids = _checked_ids(token_ids)
         out = np.empty((len(ids), self.config.vocab_size), dtype=np.float32)
-        request_id = self._scheduler.submit(ids, GenerationConfig(), (), out)
+        queue = EventQueue(self._engine, out)
         try:
-            while self._scheduler.events(request_id)[-1]["finish_reason"] is None:
-                pass
+            queue.submit([ids], GenerationConfig(), ())
+            last = queue.take()[-1]
+            while last.finish_reason == FINISH_NONE:
+                last = queue.take()[-1]
+            if last.finish_reason == FINISH_ERROR:
+                raise queue.error(last)
         finally:
-            self._scheduler.cancel([request_id])
+            queue.close()
         return out
 
     def memory(self) -> MemoryReport:
@@ -280,16 +285,20 @@ class Model:
             return self.tokenizer.encode(prompt)
         return _checked_ids(prompt)
 
-    def _request(self, token_ids: list[int], config: GenerationConfig) -> TextRequest:
-        checkpoint = self._open_checkpoint()
-        # Without a tokenizer a model still turns token ids into token ids.
-        decoder = None
+    def _stream(self, token_ids: list[int], config: GenerationConfig) -> TextStream:
+        return TextStream(self._engine, token_ids, config, self._decoder(config), self._end_tokens(config))
+
+    def _end_tokens(self, config: GenerationConfig) -> tuple[int, ...]:
+        return () if config.ignore_eos else self.eos_token_ids
+
+    def _decoder(self, config: GenerationConfig) -> StreamDecoder | None:
+        """None where there is no tokenizer: a model without one still turns token ids into token ids."""
         try:
-            decoder = checkpoint.tokenizer.stream_decoder(continues_text=True)
+            return self.tokenizer.stream_decoder(continues_text=True)
         except CheckpointError:
             if config.stop:
                 raise
-        return TextRequest(self._scheduler, self._engine, token_ids, config, decoder, checkpoint.eos_token_ids)
+            return None
 
     def _open_checkpoint(self) -> Checkpoint:
         """The checkpoint, whose tokenizer is made when it is first asked for. ClosedError once the model is closed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctypes import POINTER, Structure, c_char, c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from typing import ClassVar
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 
 class CModelConfig(Structure):
@@ -55,6 +55,7 @@ class CEngineConfig(Structure):
         ("max_seq_len", c_int32),
         ("num_pages", c_int32),
         ("max_step_tokens", c_int32),
+        ("prefill_chunk", c_int32),
     ]
 
 
@@ -80,11 +81,22 @@ class CEvent(Structure):
         ("token_id", c_int32),
         ("logprob", c_float),
         ("finish_reason", c_int32),
+        ("status", c_int32),
         ("prompt_tokens", c_int32),
         ("generated_tokens", c_int32),
         ("queued_ms", c_double),
         ("ttft_ms", c_double),
         ("total_ms", c_double),
+    ]
+
+
+class CRequest(Structure):
+    _fields_: ClassVar = [
+        ("token_ids", POINTER(c_int32)),
+        ("config", POINTER(CGenerationConfig)),
+        ("prompt_logits", c_void_p),
+        ("num_tokens", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -168,6 +180,7 @@ STRUCTS = {
     "tl_engine_config": CEngineConfig,
     "tl_generation_config": CGenerationConfig,
     "tl_event": CEvent,
+    "tl_request": CRequest,
     "tl_device_info": CDeviceInfo,
     "tl_plan_entry": CPlanEntry,
     "tl_memory_stats": CMemoryStats,
@@ -188,9 +201,14 @@ FUNCTIONS = {
     "tl_engine_create": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(c_void_p)],
     "tl_engine_load_tensor": [c_void_p, c_char_p, c_int32, POINTER(c_int64), c_int32, c_void_p],
     "tl_engine_finish_load": [c_void_p],
-    "tl_engine_submit": [c_void_p, _I32, c_int32, POINTER(CGenerationConfig), c_void_p, _U64],
-    "tl_engine_step": [c_void_p, POINTER(CEvent), c_int32, _I32, _I32],
-    "tl_engine_cancel": [c_void_p, c_uint64],
+    "tl_engine_fill_random": [c_void_p, c_uint64],
+    "tl_engine_close": [c_void_p],
+    "tl_queue_create": [c_void_p, POINTER(c_void_p)],
+    "tl_queue_submit": [c_void_p, POINTER(CRequest), c_int32, _U64],
+    "tl_queue_wait": [c_void_p, POINTER(CEvent), c_int32, c_int32, _I32],
+    "tl_queue_error": [c_void_p, c_uint64, c_char_p, c_int32],
+    "tl_queue_cancel": [c_void_p, c_uint64],
+    "tl_queue_close": [c_void_p],
     "tl_engine_plan": [c_void_p, POINTER(CPlanEntry), c_int32, _I32],
     "tl_engine_memory": [c_void_p, POINTER(CMemoryStats), c_int32, _I32],
     "tl_engine_allocations": [c_void_p, POINTER(CAllocation), c_int32, _I32],
@@ -203,8 +221,9 @@ OTHER_FUNCTIONS = {
     "tl_version": ([], c_char_p),
     "tl_build_info": ([], c_char_p),
     "tl_last_error": ([], c_char_p),
-    "tl_engine_destroy": ([c_void_p], None),
-    "tl_engine_max_events": ([c_void_p], c_int32),
+    "tl_engine_closed": ([c_void_p], c_int32),
+    "tl_engine_destroy": ([POINTER(c_void_p)], None),
+    "tl_queue_destroy": ([POINTER(c_void_p)], None),
     "tl_debug_fail_allocation": ([c_int64], None),
     "tl_debug_live_bytes": ([], c_uint64),
 }

@@ -1,76 +1,70 @@
-"""Who may use an engine handle, and when it is destroyed: never under a call."""
+"""Who owns a native object: it is destroyed once, and no interrupt can lose it.
+
+An exception of a signal handler, Ctrl-C for one, may come between any two steps of Python code, in finalizers too,
+where it is lost together with what the finalizer still had to do. So the library writes a new handle straight into
+memory that is registered here before, and takes it out again as it destroys the object; between the two nothing
+depends on Python code having run. What a lost finalizer left behind is destroyed when the next object is made.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from ctypes import c_void_p
+import atexit
+import weakref
+from collections.abc import Callable
+from ctypes import byref, c_void_p
+from typing import Any, NamedTuple
 
-from ..errors import ClosedError
+
+class _Entry(NamedTuple):
+    owner: weakref.ref[NativeObject]
+    handle: c_void_p  # null before the object is made and after it is destroyed
+    destroy: Callable[[Any], None]
+    at_exit: Callable[[c_void_p], int] | None
+    keep: Any
 
 
-class EngineHandle:
-    """A handle and the native calls that are using it, from any thread. It is destroyed once, when there are none.
+_entries: dict[int, _Entry] = {}
 
-    An object of its own, because the finalizer of a `NativeEngine` must not refer to the engine.
-    """
 
-    def __init__(self, handle: c_void_p, destroy: Callable[[c_void_p], None]) -> None:
-        self._handle = handle
-        self._destroy_handle = destroy
-        self._condition = threading.Condition()  # guards everything below
-        self._calls: set[object] = set()
-        self._closing = False
-        self._closed = False
+class NativeObject:
+    """Base of what has a native handle."""
 
-    @property
-    def closed(self) -> bool:
-        """Whether new calls are refused; the last ones may still be running."""
-        return self._closing or self._closed
+    def __init__(
+        self, destroy: Callable[[Any], None], at_exit: Callable[[c_void_p], int] | None = None, keep: Any = None
+    ) -> None:
+        """The object is made afterwards, by a call that writes to `byref(self.handle)`.
 
-    @contextmanager
-    def in_use(self) -> Iterator[c_void_p]:
-        """The handle for one native call. ClosedError once the engine is closed; then no other call is running."""
-        call = object()
-        try:
-            with self._condition:
-                while self._closing:
-                    self._condition.wait()
-                if self._closed:
-                    raise ClosedError("this model is closed; load it again")
-                self._calls.add(call)
-            yield self._handle
-        finally:  # an interrupt may come before the call was added
-            with self._condition:
-                self._calls.discard(call)
-                self._condition.notify_all()
-
-    def close(self) -> None:
-        """Destroy the engine after the calls that are running now. Closing twice is allowed."""
-        with self._condition:
-            self._closing = True
-            try:
-                while self._calls:
-                    self._condition.wait()
-                self._destroy()
-            finally:
-                self._closing = False
-                self._condition.notify_all()
-
-    def finalize(self) -> None:
-        """For the garbage collector and the interpreter's exit, which must not wait.
-
-        A call can be running only at exit, in a daemon thread: nothing stops that one, so the engine is left to the
-        end of the process.
+        Args:
+            destroy: takes a pointer to the handle; sets it to null. A null handle is nothing to destroy.
+            at_exit: takes the handle when the interpreter exits, where other threads may still be using it.
+            keep: stays alive until the object is destroyed.
         """
-        with self._condition:
-            if self._calls:
-                self._closed = True
-            else:
-                self._destroy()
+        _sweep()
+        self.handle = c_void_p()
+        _entries[id(self.handle)] = _Entry(weakref.ref(self), self.handle, destroy, at_exit, keep)
 
-    def _destroy(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._destroy_handle(self._handle)
+    def __del__(self) -> None:
+        entry = _entries.get(id(getattr(self, "handle", None)))
+        if entry is not None:
+            _destroy(entry)
+
+
+def _destroy(entry: _Entry) -> None:
+    # Only then is the entry dropped, and with it what the object needs: interrupted between the two, the next sweep
+    # finds a null handle.
+    entry.destroy(byref(entry.handle))
+    _entries.pop(id(entry.handle), None)
+
+
+def _sweep() -> None:
+    """Destroys what lost its owner without being destroyed."""
+    for entry in list(_entries.values()):
+        if entry.owner() is None:
+            _destroy(entry)
+
+
+@atexit.register
+def _close_all() -> None:
+    for entry in list(_entries.values()):
+        if entry.at_exit is not None and entry.handle:
+            entry.at_exit(entry.handle)

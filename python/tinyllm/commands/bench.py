@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .._native import engine as native
+from .._native.library import library_path
 from ..errors import TinyllmError
 
 
@@ -27,7 +27,7 @@ def add(subparsers: Any) -> None:
 
 def bench_path() -> Path:
     """The program beside the library: in the installed package or in a build tree."""
-    library = native.library_path()
+    library = library_path()
     candidates = (library.parent.parent / "bin" / "tinyllm-bench", library.parent / "tinyllm-bench")
     for path in candidates:
         if os.access(path, os.X_OK):

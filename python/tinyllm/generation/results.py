@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from .._native.queue import Event
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,18 @@ class GenerationStats:
     peak_memory_bytes: int  # of the model's tracked memory, so far
 
     @staticmethod
-    def from_event(event: dict[str, Any], peak_memory_bytes: int) -> GenerationStats:
+    def from_event(event: Event, peak_memory_bytes: int) -> GenerationStats:
         """From the last event of a request."""
-        ttft, generated = event["ttft_ms"], event["generated_tokens"]
-        prefill_ms = ttft - event["queued_ms"]
-        decode_ms = event["total_ms"] - ttft
+        ttft, generated = event.ttft_ms, event.generated_tokens
+        prefill_ms = ttft - event.queued_ms
+        decode_ms = event.total_ms - ttft
         gaps = generated - 1
         return GenerationStats(
-            prompt_tokens=event["prompt_tokens"],
+            prompt_tokens=event.prompt_tokens,
             generated_tokens=generated,
             ttft_ms=ttft,
             tpot_ms=decode_ms / gaps if gaps > 0 else 0.0,
-            prefill_tps=1000.0 * event["prompt_tokens"] / prefill_ms if prefill_ms > 0 else 0.0,
+            prefill_tps=1000.0 * event.prompt_tokens / prefill_ms if prefill_ms > 0 else 0.0,
             decode_tps=1000.0 * gaps / decode_ms if gaps > 0 and decode_ms > 0 else 0.0,
             peak_memory_bytes=peak_memory_bytes,
         )

@@ -1,88 +1,106 @@
-"""One text generation: tokens from the engine, turned into text that is safe to show."""
+"""Text generations: tokens from the engine, turned into text that is safe to show."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from .._native.engine import NativeEngine
+from .._native.queue import FINISH_CANCELLED, FINISH_ERROR, FINISH_LENGTH, FINISH_NONE, FINISH_STOP, Event, EventQueue
 from ..config import GenerationConfig
+from ..errors import ClosedError
 from ..tokenization.detokenizer import StreamDecoder
 from .results import GenerationResult, GenerationStats, StreamPiece
-from .scheduler import Event, Scheduler
 from .stop import StopMatcher
+
+_REASONS = {FINISH_NONE: None, FINISH_STOP: "stop", FINISH_LENGTH: "length", FINISH_CANCELLED: "cancelled"}
 
 
 class TextRequest:
-    """Submits a prompt and turns its events into pieces. `pieces` or `result` is called once, by one thread."""
+    """The text side of one request: its events become pieces. For one thread."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        engine: NativeEngine,
-        token_ids: list[int],
-        config: GenerationConfig,
-        decoder: StreamDecoder | None,
-        end_tokens: Sequence[int],
-    ) -> None:
-        self._scheduler = scheduler
+    def __init__(self, engine: NativeEngine, config: GenerationConfig, decoder: StreamDecoder | None) -> None:
+        """`decoder` None: token ids only, all texts are empty."""
         self._engine = engine
         self._config = config
-        self._end_tokens = () if config.ignore_eos else tuple(end_tokens)
-        self._decoder = decoder  # None: token ids only, all texts are empty
+        self._decoder = decoder
         self._matcher = StopMatcher(config.stop)
-        self.id = scheduler.submit(token_ids, config, self._end_tokens)
+        self._pieces: list[StreamPiece] = []
+        self.ended = False
 
-    def pieces(self) -> Iterator[StreamPiece]:
-        """One piece a token; the last one has a finish_reason and the statistics. An error ends the request."""
-        try:
-            while True:
-                for event in self._scheduler.events(self.id):
-                    piece = self._piece(event)
-                    yield piece
-                    if piece.finish_reason is not None:
-                        return
-        except (Exception, KeyboardInterrupt):  # not GeneratorExit: see TextStream
-            self.cancel()
-            raise
-
-    def result(self) -> GenerationResult:
-        """Waits for the end and joins all pieces."""
-        pieces = list(self.pieces())
-        tokens = [piece for piece in pieces if piece.token_id is not None]
-        return GenerationResult(
-            text="".join(piece.text for piece in pieces),
-            token_ids=[piece.token_id for piece in tokens],
-            finish_reason=pieces[-1].finish_reason,
-            stats=pieces[-1].stats,
-            logprobs=[piece.logprob for piece in tokens] if self._config.logprobs else None,
-        )
-
-    def cancel(self) -> None:
-        """End the request, if it has not ended, and wait until the engine has let go of it."""
-        self._scheduler.cancel([self.id])
-
-    def abandon(self) -> None:
-        """End the request, if it has not ended, without waiting: see `Scheduler.abandon`."""
-        self._scheduler.abandon(self.id)
-
-    def _piece(self, event: Event) -> StreamPiece:
-        token_id, reason = event["token_id"], event["finish_reason"]
-        is_end_token = reason == "stop"
-        text = "" if token_id is None or is_end_token or self._decoder is None else self._decoder.push(token_id)
-        if reason is not None and self._decoder is not None:
-            text += self._decoder.flush()
+    def piece(self, queue: EventQueue, event: Event) -> StreamPiece:
+        """The piece of the next event. The last one has a finish_reason and the statistics. Where a stop string ends
+        the request its tokens to come are cancelled. Raises the error that the request ended with."""
+        if event.finish_reason == FINISH_ERROR:
+            self.ended = True
+            raise queue.error(event)
+        token_id = None if event.token_id < 0 else event.token_id
+        reason = _REASONS[event.finish_reason]
+        text = ""
+        if self._decoder is not None:
+            if token_id is not None and event.finish_reason != FINISH_STOP:
+                text = self._decoder.push(token_id)
+            if reason is not None:
+                text += self._decoder.flush()
         text, stopped = self._matcher.push(text)
         if stopped:
             # Only this process knows of stop strings: the engine would go on.
-            self.cancel()
+            if reason is None:
+                queue.cancel(event.request_id)
             reason = "stop"
         elif reason is not None:
             text += self._matcher.flush()
-        stats = None if reason is None else GenerationStats.from_event(event, self._peak_memory())
-        return StreamPiece(text, token_id, event["logprob"], reason, stats)
+        self.ended = reason is not None
+        stats = GenerationStats.from_event(event, self._peak_memory()) if self.ended else None
+        logprob = None if math.isnan(event.logprob) else event.logprob
+        return StreamPiece(text, token_id, logprob, reason, stats)
+
+    def add(self, queue: EventQueue, event: Event) -> None:
+        """Keeps the piece of the next event for `result`."""
+        self._pieces.append(self.piece(queue, event))
+
+    def result(self) -> GenerationResult:
+        """All pieces joined, once it has ended."""
+        tokens = [piece for piece in self._pieces if piece.token_id is not None]
+        return GenerationResult(
+            text="".join(piece.text for piece in self._pieces),
+            token_ids=[piece.token_id for piece in tokens],
+            finish_reason=self._pieces[-1].finish_reason,
+            stats=self._pieces[-1].stats,
+            logprobs=[piece.logprob for piece in tokens] if self._config.logprobs else None,
+        )
 
     def _peak_memory(self) -> int:
         return next(row.peak_bytes for row in self._engine.memory() if row.component == b"total")
+
+
+def generate_all(
+    engine: NativeEngine,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    decoders: Sequence[StreamDecoder | None],
+    end_tokens: Sequence[int],
+) -> list[GenerationResult]:
+    """The results of prompts that run together. An error of one ends all."""
+    if not prompts:
+        return []
+    requests = [TextRequest(engine, config, decoder) for decoder in decoders]
+    queue = EventQueue(engine)
+    try:
+        first = queue.submit(prompts, config, end_tokens)
+        running = len(requests)
+        while running:
+            for event in queue.take():
+                request = requests[event.request_id - first]
+                if request.ended:  # by a stop string; tokens from before its cancellation still come
+                    continue
+                request.add(queue, event)
+                running -= request.ended
+    finally:
+        queue.close()
+    return [request.result() for request in requests]
 
 
 class TextStream(Iterator[StreamPiece]):
@@ -92,18 +110,39 @@ class TextStream(Iterator[StreamPiece]):
     whether or not anything was read.
     """
 
-    # Not a generator: one that was never started runs no cleanup, and one that is collected must not wait in it.
-    def __init__(self, request: TextRequest) -> None:
-        self._request = request
-        self._pieces = request.pieces()
+    def __init__(
+        self,
+        engine: NativeEngine,
+        prompt: Sequence[int],
+        config: GenerationConfig,
+        decoder: StreamDecoder | None,
+        end_tokens: Sequence[int],
+    ) -> None:
+        self._engine = engine
+        self._request = TextRequest(engine, config, decoder)
+        self._events: deque[Event] = deque()
+        self._ended = False
+        self._queue = EventQueue(engine)
+        self._queue.submit([prompt], config, end_tokens)
 
     def __next__(self) -> StreamPiece:
-        return next(self._pieces)
+        if self._ended:
+            raise StopIteration
+        try:
+            self._engine.require_open()  # whether or not events are at hand already
+            if not self._events:
+                self._events.extend(self._queue.take())
+            piece = self._request.piece(self._queue, self._events.popleft())
+        except BaseException:
+            self._ended = True
+            with suppress(ClosedError):
+                self._queue.close()
+            raise
+        if self._request.ended:
+            self._ended = True
+        return piece
 
     def close(self) -> None:
-        """Cancel the request and end the iteration. Closing twice is allowed; not while another thread reads."""
-        self._pieces.close()
-        self._request.cancel()
-
-    def __del__(self) -> None:
-        self._request.abandon()
+        """Cancel the request and end the iteration. Closing twice is allowed."""
+        self._ended = True
+        self._queue.close()

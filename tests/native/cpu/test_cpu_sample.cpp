@@ -310,12 +310,12 @@ TEST(logprobs_are_of_the_raw_logits) {
             SampleParams params = plain(0.8f);
             params.top_k = 20;
             params.repetition_penalty = 1.5f;
-            params.logprob = 1;
+            params.logprobs = 1;
             const SampledToken got = sample(isa, static_cast<int32_t>(vocab), logits, {params}, seen)[0];
             double total = 0;
             for (float x : logits) total += std::exp(static_cast<double>(x));
             CHECK_CLOSE(got.logprob, logits[got.token_id] - std::log(total), kLogprob);
-            params.logprob = 0;
+            params.logprobs = 0;
             const SampledToken without = sample(isa, static_cast<int32_t>(vocab), logits, {params}, seen)[0];
             CHECK(without.token_id == got.token_id && std::isnan(without.logprob));
         }

@@ -33,10 +33,10 @@ int last_device() { return static_cast<int>(query_cuda_devices().size()) - 1; }
 void generate(int device) {
     EngineConfig config = small_engine(4, 64, 32, 0, DeviceKind::Cuda);
     config.device_index = device;
-    Engine engine(small_model(), config);
-    testing::load_synthetic(engine);
+    Batcher engine(small_model(), config);
+    testing::load_synthetic(engine.runner());
     for (int32_t i = 0; i < 3; ++i)
-        engine.submit(testing::random_tokens(5, engine.model_config().vocab_size, i), filtered(6), nullptr);
+        engine.submit(testing::random_tokens(5, engine.runner().model_config().vocab_size, i), filtered(6), nullptr);
     CHECK(run(engine).size() == 3);
 }
 

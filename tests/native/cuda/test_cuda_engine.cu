@@ -35,15 +35,15 @@ ModelConfig aligned_model() {
 struct Counts {
     uint64_t allocations, tracked, waits, captures, replays;
 
-    static Counts now(const Engine& engine) {
+    static Counts now(const Batcher& engine) {
         const RuntimeCounters& runtime = runtime_counters();
-        return {runtime.allocations, engine.tracker().total().total_count, runtime.synchronizations,
+        return {runtime.allocations, engine.runner().tracker().total().total_count, runtime.synchronizations,
                 runtime.graph_captures, runtime.graph_launches};
     }
 };
 
-uint64_t submit(Engine& engine, int32_t prompt_tokens, const GenerationParams& params) {
-    return engine.submit(testing::random_tokens(prompt_tokens, engine.model_config().vocab_size, prompt_tokens), params,
+uint64_t submit(Batcher& engine, int32_t prompt_tokens, const GenerationParams& params) {
+    return engine.submit(testing::random_tokens(prompt_tokens, engine.runner().model_config().vocab_size, prompt_tokens), params,
                          nullptr);
 }
 
@@ -51,18 +51,18 @@ uint64_t submit(Engine& engine, int32_t prompt_tokens, const GenerationParams& p
 // if any request decoded, and waited once for that and once for prompts. `join(step)` may submit requests before a
 // step. Returns the numbers of requests that decoded together.
 template <typename Join>
-std::set<size_t> check_warm_steps(Engine& engine, Join join) {
+std::set<size_t> check_warm_steps(Batcher& engine, Join join) {
     std::set<size_t> batches;
     std::set<uint64_t> begun;
     bool busy = true;
     for (int32_t index = 0; busy; ++index) {
         const bool joined = join(index);
         const Counts before = Counts::now(engine);
-        std::vector<tl_event> events;
-        busy = engine.step(events, engine.max_events()) || joined;
+        std::vector<Event> events;
+        busy = engine.step(events) || joined;
         const Counts after = Counts::now(engine);
         size_t prompts = 0;
-        for (const tl_event& event : events) prompts += begun.insert(event.request_id).second;
+        for (const Event& event : events) prompts += begun.insert(event.request_id).second;
         const size_t decoded = events.size() - prompts;
         CHECK(after.allocations == before.allocations);
         CHECK(after.tracked == before.tracked);
@@ -113,8 +113,8 @@ bool zero_weights_give_zero(bool write_x) {
 TEST(warm_decode_steps_allocate_nothing_and_wait_once) {
     for (const bool greedy : {true, false}) {
         const auto params = greedy ? limit : filtered;
-        Engine engine(aligned_model(), small_engine(kMaxBatch, kContext, 128, 0, DeviceKind::Cuda));
-        testing::load_synthetic(engine);
+        Batcher engine(aligned_model(), small_engine(kMaxBatch, kContext, 128, 0, DeviceKind::Cuda));
+        testing::load_synthetic(engine.runner());
 
         // Warm up: three decode steps a bucket; one as it is, one that captures, one that replays.
         for (const int32_t rows : kRowBuckets) {

@@ -5,7 +5,7 @@
 #include <map>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/batcher.h"
 
 namespace tinyllm::test {
 
@@ -44,24 +44,24 @@ inline GenerationParams limit(int32_t tokens) {
 // Sampled with every filter, `tokens` tokens.
 inline GenerationParams filtered(int32_t tokens) {
     GenerationParams params = limit(tokens);
-    params.temperature = 1.0f;
-    params.top_k = 20;
-    params.top_p = 0.9f;
-    params.min_p = 0.01f;
-    params.repetition_penalty = 1.3f;
-    params.logprobs = true;
-    params.seed = 5;
+    params.sampling.temperature = 1.0f;
+    params.sampling.top_k = 20;
+    params.sampling.top_p = 0.9f;
+    params.sampling.min_p = 0.01f;
+    params.sampling.repetition_penalty = 1.3f;
+    params.sampling.logprobs = true;
+    params.sampling.seed = 5;
     return params;
 }
 
 // Runs until nothing is left; the tokens of each request.
-inline std::map<uint64_t, std::vector<int32_t>> run(Engine& engine) {
+inline std::map<uint64_t, std::vector<int32_t>> run(Batcher& engine) {
     std::map<uint64_t, std::vector<int32_t>> tokens;
     bool busy = true;
     while (busy) {
-        std::vector<tl_event> events;
-        busy = engine.step(events, engine.max_events());
-        for (const tl_event& event : events)
+        std::vector<Event> events;
+        busy = engine.step(events);
+        for (const Event& event : events)
             if (event.token_id >= 0) tokens[event.request_id].push_back(event.token_id);
     }
     return tokens;

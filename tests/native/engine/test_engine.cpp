@@ -1,137 +1,246 @@
-// The whole engine on made-up weights, natively: what the sanitizers watch.
+// The engine's thread: requests of many threads, queues that are read late or never, ends of all kinds, forks.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <thread>
 
+#include "api/session.h"
+#include "backends/cpu/cpu_backend.h"
 #include "check.h"
 #include "core/error.h"
+#include "engine/engine.h"
 #include "engine/engine_cases.h"
-#include "planning/overhead.h"
-#include "planning/plan.h"
-#include "testing/synthetic_model.h"
 
 using namespace tinyllm;
 using namespace tinyllm::test;
 
-TEST(requests_of_all_kinds_finish_and_repeat) {
-    for (const DType dtype : {DType::F16, DType::BF16, DType::F32}) {
-        for (const bool quantized : {true, false}) {
-            ModelConfig model = small_model();
-            model.dtype = dtype;
-            model.quantization = quantized ? QuantizationType::W8A16 : QuantizationType::NONE;
-            Engine engine(model, small_engine(3, 130));
-            testing::load_synthetic(engine);
-            std::vector<uint64_t> ids;
-            for (const int32_t length : {1, 64, 100, 33, 100})
-                ids.push_back(
-                    engine.submit(testing::random_tokens(length, model.vocab_size, length), filtered(9), nullptr));
-            std::vector<float> logits(70 * model.vocab_size);
-            engine.submit(testing::random_tokens(70, model.vocab_size, 1), limit(0), logits.data());
-            auto tokens = run(engine);
-            for (const uint64_t id : ids) CHECK(tokens[id].size() == 9);
-            CHECK(tokens[ids[2]] == tokens[ids[4]]);
-            CHECK(std::all_of(logits.begin(), logits.end(), [](float value) { return std::isfinite(value); }));
-            CHECK(engine.free_pages() == engine.total_pages());
-            CHECK(engine.tracker().total().current_bytes == engine.plan().total());
-        }
+namespace {
+
+constexpr uint64_t kSeed = 7;
+
+std::vector<int32_t> prompt(int32_t length) {
+    std::vector<int32_t> tokens(length);
+    for (int32_t i = 0; i < length; ++i) tokens[i] = (i * i + 3 * length) % small_model().vocab_size;
+    return tokens;
+}
+
+// All events of a queue until its requests have ended.
+std::vector<tl_event> take_all(EventQueue& queue) {
+    std::vector<tl_event> all, some(7);
+    while (true) {
+        const int32_t count = queue.wait(some.data(), static_cast<int32_t>(some.size()), 10'000);
+        if (count == 0) return all;
+        all.insert(all.end(), some.begin(), some.begin() + count);
+    }
+}
+
+std::map<uint64_t, std::vector<int32_t>> tokens_of(const std::vector<tl_event>& events) {
+    std::map<uint64_t, std::vector<int32_t>> tokens;
+    for (const tl_event& event : events)
+        if (event.token_id >= 0) tokens[event.request_id].push_back(event.token_id);
+    return tokens;
+}
+
+// Tokens of `params` on the prompts of `lengths`, from a batcher that nobody else uses.
+std::vector<std::vector<int32_t>> expected_tokens(const std::vector<int32_t>& lengths, const GenerationParams& params) {
+    Batcher batcher(small_model(), small_engine(4, 130));
+    batcher.runner().fill_random(kSeed);
+    std::vector<std::vector<int32_t>> expected;
+    for (const int32_t length : lengths) {
+        const uint64_t id = batcher.submit(prompt(length), params);
+        expected.push_back(run(batcher)[id]);
+    }
+    return expected;
+}
+
+// The CPU, whose steps fail while `broken`, and are slow by `delay`.
+class FaultyDevice final : public cpu::CpuBackend {
+public:
+    FaultyDevice() : CpuBackend(cpu::CpuIsa::Portable) {}
+    void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override {
+        if (broken) fail(TL_STATUS_CUDA, "the device fell off the bus");
+        std::this_thread::sleep_for(delay);
+        CpuBackend::embed(batch, table, seen, hidden);
+    }
+    std::atomic<bool> broken = false;
+    std::chrono::milliseconds delay{0};
+};
+
+}  // namespace
+
+TEST(threads_get_the_tokens_that_they_would_get_alone) {
+    const std::vector<int32_t> lengths = {1, 5, 33, 64, 70};
+    const auto expected = expected_tokens(lengths, filtered(9));
+    Engine engine(small_model(), small_engine(4, 130));
+    engine.fill_random(kSeed);
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong{0};
+    for (int t = 0; t < 4; ++t)
+        threads.emplace_back([&, t] {
+            for (int round = 0; round < 10; ++round) {
+                const size_t which = (t + round) % lengths.size();
+                auto queue = std::make_shared<EventQueue>();
+                const uint64_t id = engine.submit({{prompt(lengths[which]), filtered(9), nullptr}}, queue);
+                if (tokens_of(take_all(*queue))[id] != expected[which]) ++wrong;
+            }
+        });
+    for (std::thread& thread : threads) thread.join();
+    CHECK(wrong == 0);
+    CHECK(engine.free_pages() == engine.total_pages());
+}
+
+TEST(one_queue_takes_many_requests_and_events_stay_in_order) {
+    const std::vector<int32_t> lengths = {40, 3, 90, 5, 6, 7};
+    const auto expected = expected_tokens(lengths, limit(12));
+    Engine engine(small_model(), small_engine(2, 130));
+    engine.fill_random(kSeed);
+    auto queue = std::make_shared<EventQueue>();
+    std::vector<NewRequest> requests;
+    for (const int32_t length : lengths) requests.push_back({prompt(length), limit(12), nullptr});
+    const uint64_t first = engine.submit(std::move(requests), queue);
+    const std::vector<tl_event> events = take_all(*queue);
+    auto tokens = tokens_of(events);
+    for (size_t i = 0; i < lengths.size(); ++i) CHECK(tokens[first + i] == expected[i]);
+    CHECK(std::count_if(events.begin(), events.end(), [](const tl_event& event) {
+              return event.finish_reason == TL_FINISH_LENGTH;
+          }) == static_cast<std::ptrdiff_t>(lengths.size()));
+}
+
+TEST(one_wrong_request_of_a_list_queues_none) {
+    Engine engine(small_model(), small_engine(2, 64));
+    auto queue = std::make_shared<EventQueue>();
+    CHECK_THROWS(engine.submit({{{1}, limit(1), nullptr}}, queue), "after the weights are loaded");
+    engine.fill_random(kSeed);
+    CHECK_THROWS(engine.submit({{{1}, limit(5), nullptr}, {{131}, limit(5), nullptr}}, queue), "token id 131");
+    tl_event event;
+    CHECK(queue->wait(&event, 1, 10'000) == 0 && queue->live().empty());
+    CHECK(engine.free_pages() == engine.total_pages());
+}
+
+TEST(a_crowd_of_requests_is_cancelled_at_once) {
+    Engine engine(small_model(), small_engine(1, 130));
+    engine.fill_random(kSeed);
+    auto queue = std::make_shared<EventQueue>();
+    engine.submit(std::vector<NewRequest>(30'000, {prompt(100), limit(20), nullptr}), queue);
+    engine.cancel(queue->live());
+    queue->wait_until_idle(false);
+    CHECK(queue->live().empty());
+    CHECK(engine.free_pages() == engine.total_pages());
+}
+
+TEST(cancelled_requests_say_so_and_others_go_on) {
+    Engine engine(small_model(), small_engine(2, 130));
+    engine.fill_random(kSeed);
+    auto queue = std::make_shared<EventQueue>();
+    const uint64_t first = engine.submit(std::vector<NewRequest>(3, {prompt(5), limit(100), nullptr}), queue);
+    engine.cancel({first, first + 2, first + 99});
+    const std::vector<tl_event> events = take_all(*queue);
+    const auto reason = [&](uint64_t id) {
+        const auto last =
+            std::find_if(events.rbegin(), events.rend(), [&](const tl_event& event) { return event.request_id == id; });
+        return last == events.rend() ? -1 : last->finish_reason;
+    };
+    CHECK(reason(first) == TL_FINISH_CANCELLED && reason(first + 2) == TL_FINISH_CANCELLED);
+    CHECK(reason(first + 1) == TL_FINISH_LENGTH);
+    CHECK(engine.free_pages() == engine.total_pages());
+}
+
+TEST(a_failed_device_ends_all_requests_with_the_reason) {
+    auto backend = std::make_unique<FaultyDevice>();
+    FaultyDevice& device = *backend;
+    Engine engine(small_model(), small_engine(1, 130), std::move(backend));
+    engine.fill_random(kSeed);
+    device.delay = std::chrono::milliseconds(2);
+    auto queue = std::make_shared<EventQueue>();
+    const uint64_t first = engine.submit(std::vector<NewRequest>(3, {prompt(5), limit(100), nullptr}), queue);
+    tl_event event;
+    CHECK(queue->wait(&event, 1, 10'000) == 1 && event.finish_reason == TL_FINISH_NONE);
+    device.broken = true;
+    size_t failed = 0;
+    for (const tl_event& end : take_all(*queue)) {
+        if (end.finish_reason == TL_FINISH_NONE) continue;
+        ++failed;
+        CHECK(end.finish_reason == TL_FINISH_ERROR && end.status == TL_STATUS_CUDA && end.token_id == -1);
+    }
+    CHECK(failed == 3);
+    CHECK(queue->error_of(first + 1) == "the device fell off the bus" && queue->error_of(first + 9).empty());
+    CHECK_THROWS(engine.submit({{{1}, limit(1), nullptr}}, queue), "close it and load the model again");
+}
+
+TEST(waiting_ends_after_its_time) {
+    auto backend = std::make_unique<FaultyDevice>();
+    backend->delay = std::chrono::milliseconds(300);
+    Engine engine(small_model(), small_engine(1, 130), std::move(backend));
+    engine.fill_random(kSeed);
+    auto queue = std::make_shared<EventQueue>();
+    const uint64_t id = engine.submit({{prompt(5), limit(3), nullptr}}, queue);
+    tl_event event;
+    CHECK(queue->wait(&event, 1, 1) == 0 && queue->is_live(id));
+    CHECK(queue->wait(&event, 1, 10'000) == 1);
+    engine.cancel({id});
+    queue->wait_until_idle(false);
+}
+
+TEST(closing_ends_waits_and_refuses_calls) {
+    for (int round = 0; round < 20; ++round) {
+        Session session(small_model(), small_engine(2, 130));
+        session.use([](Engine& engine) { engine.fill_random(kSeed); });
+        std::vector<std::thread> threads;
+        std::atomic<int> begun{0}, closed{0}, other{0};
+        for (int t = 0; t < 3; ++t)
+            threads.emplace_back([&] {
+                std::vector<float> logits(70 * small_model().vocab_size);
+                try {
+                    for (bool first = true;; first = false) {
+                        const std::shared_ptr<EventQueue> queue = session.make_queue();
+                        session.use([&](Engine& engine) {
+                            engine.submit({{prompt(5), limit(9), nullptr}, {prompt(70), limit(0), logits.data()}},
+                                          queue);
+                        });
+                        if (first) ++begun;
+                        try {
+                            take_all(*queue);
+                        } catch (const Error&) {
+                            queue->wait_until_idle(true);  // `logits` is written until then
+                            throw;
+                        }
+                    }
+                } catch (const Error& error) {
+                    ++(error.status() == TL_STATUS_CLOSED ? closed : other);
+                }
+            });
+        while (begun < 3) std::this_thread::yield();
+        std::thread([&] { session.close(); }).join();
+        session.close();
+        for (std::thread& thread : threads) thread.join();
+        CHECK(closed == 3 && other == 0);
+        CHECK(session.closed());
+        CHECK_THROWS(session.make_queue(), "this model is closed");
+        CHECK_THROWS(session.use([](Engine& engine) { return engine.free_pages(); }), "this model is closed");
     }
     CHECK(MemoryTracker::live_bytes_in_process() == 0);
 }
 
-TEST(recomputing_gives_the_same_bits) {
-    std::vector<float> logits[2];
-    for (const bool recompute : {false, true}) {
-        ModelConfig model = small_model();
-        model.recompute_activations = recompute;
-        Engine engine(model, small_engine(1, 200, 128));
-        testing::load_synthetic(engine);
-        logits[recompute].resize(150 * model.vocab_size);
-        engine.submit(testing::random_tokens(150, model.vocab_size, 2), limit(0), logits[recompute].data());
-        run(engine);
-    }
-    CHECK(logits[0] == logits[1]);
-}
-
-TEST(submit_and_cancel_from_other_threads) {
-    const ModelConfig model = small_model();
-    Engine engine(model, small_engine(4, 100, 32, 6));
-    testing::load_synthetic(engine);
-    constexpr int kThreads = 3, kRequests = 30;
-    std::atomic<int> running{kThreads};
-    int finished = 0;
-    std::vector<std::thread> threads;
-    for (int t = 0; t < kThreads; ++t)
-        threads.emplace_back([&, t] {
-            for (int i = 0; i < kRequests; ++i) {
-                const uint64_t id = engine.submit(testing::random_tokens(1 + (t * 7 + i) % 60, model.vocab_size, i),
-                                                  limit(1 + i % 5), nullptr);
-                if (i % 3 == 0) engine.cancel(id);
-            }
-            --running;
-        });
-    const auto step = [&] {
-        std::vector<tl_event> events;
-        const bool busy = engine.step(events, engine.max_events());
-        for (const tl_event& event : events) finished += event.finish_reason != TL_FINISH_NONE;
-        return busy;
+TEST(a_forked_child_has_a_thread_of_its_own) {
+    const auto expected = expected_tokens({5}, limit(6));
+    Engine engine(small_model(), small_engine(2, 130));
+    engine.fill_random(kSeed);
+    const auto generated = [&] {
+        auto queue = std::make_shared<EventQueue>();
+        const uint64_t id = engine.submit({{prompt(5), limit(6), nullptr}}, queue);
+        return tokens_of(take_all(*queue))[id];
     };
-    while (running > 0) step();
-    for (std::thread& thread : threads) thread.join();
-    while (step()) {
-    }
-    for (const uint64_t id : {uint64_t{0}, uint64_t{1}, uint64_t{999999}}) engine.cancel(id);  // finished: no error
-    CHECK(!step());
-    CHECK(finished == kThreads * kRequests);
-    CHECK(engine.free_pages() == engine.total_pages());
-}
-
-TEST(wrong_requests_and_tensors_are_refused) {
-    const ModelConfig model = small_model();
-    Engine engine(model, small_engine(1, 64));
-    CHECK_THROWS(engine.submit({1}, limit(1), nullptr), "after the weights are loaded");
-    CHECK_THROWS(engine.finish_load(), "tensors are missing");
-    const std::vector<float> zeros(model.vocab_size * model.hidden_dim);
-    CHECK_THROWS(engine.load_tensor("nonsense", DType::F32, {1}, zeros.data()), "'nonsense'");
-    CHECK_THROWS(engine.load_tensor("norm.weight", DType::F32, {7}, zeros.data()), "expected shape [72], found [7]");
-    std::vector<float> bad(zeros);
-    bad[72 * 3 + 5] = NAN;
-    CHECK_THROWS(engine.load_tensor("embed_tokens.weight", DType::F32, {131, 72}, bad.data()), "[3, 5]");
-    testing::load_synthetic(engine);
-    CHECK_THROWS(engine.load_tensor("norm.weight", DType::F32, {72}, zeros.data()), "after loading");
-    CHECK_THROWS(engine.submit({}, limit(1), nullptr), "no tokens");
-    CHECK_THROWS(engine.submit({131}, limit(1), nullptr), "token id 131");
-    CHECK_THROWS(engine.submit(std::vector<int32_t>(65, 1), limit(1), nullptr), "65 tokens");
-    CHECK_THROWS(engine.submit({1}, limit(0), nullptr), "max_new_tokens");
-}
-
-TEST(a_refusal_names_what_would_fit) {
-    const ModelConfig model = small_model();
-    const EngineConfig wanted = small_engine(8, 256);
-    const MemoryPlan plan = make_plan(model, wanted);
-    const uint64_t loading = UINT64_MAX - plan_budget(model, wanted, UINT64_MAX);
-    const auto refusal = [&](uint64_t free_bytes) { require_fit(plan, model, wanted, free_bytes); };
-    refusal(plan.total() + loading);  // fits
-    CHECK_THROWS(refusal(plan.total() + loading - 1), "; would fit: 192 tokens at batch 8, or 256 tokens at batch 7");
-    const uint64_t smallest = make_plan(model, small_engine(1, kPageTokens)).total() + loading;
-    CHECK_THROWS(refusal(smallest), "; would fit: 64 tokens at batch 1");
-    CHECK_THROWS(refusal(smallest - 1), "; not even one page of context fits beside the weights");
-}
-
-TEST(every_failing_allocation_leaves_nothing) {
-    for (int64_t countdown = 1;; ++countdown) {
-        MemoryTracker::fail_after(countdown);
-        try {
-            Engine engine(small_model(), small_engine(2, 100));
-            testing::load_synthetic(engine);
-            MemoryTracker::fail_after(0);
-            CHECK(countdown > 20);
-            return;
-        } catch (const Error& error) {
-            CHECK(error.status() == TL_STATUS_OUT_OF_MEMORY);
-        }
-        CHECK(MemoryTracker::live_bytes_in_process() == 0);
-    }
+    CHECK(generated() == expected[0]);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the step's thread has gone to sleep
+    const pid_t child = fork();
+    if (child == 0) _exit(generated() == expected[0] ? 0 : 1);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(generated() == expected[0]);
 }
 
 TEST_MAIN()

@@ -1,5 +1,6 @@
 // A device that runs out of memory in the middle of a step: an error, after which every request goes on as if it had
 // not been.
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -14,8 +15,8 @@ using namespace tinyllm::test;
 
 namespace {
 
-// The CPU, whose `fail_in`-th call from now on finds no memory: when a request is admitted, before a step, at its
-// start, and behind all layers, when the cache has been written.
+// The CPU, whose `fail_in`-th call from now on finds no memory, and neither do those after it while `stays_full`: when
+// a request starts, before a step, at its start, and behind all layers, when the cache has been written.
 class FullDevice final : public CpuBackend {
 public:
     FullDevice() : CpuBackend(CpuIsa::Portable) {}
@@ -44,10 +45,15 @@ public:
     }
 
     int fail_in = 0;
+    bool stays_full = false;
+    int failures = 0;
 
 private:
     void take_memory() {
-        if (fail_in > 0 && --fail_in == 0) fail(TL_STATUS_OUT_OF_MEMORY, "no memory for the code of a kernel");
+        if (fail_in == 0 || --fail_in > 0) return;
+        if (stays_full) fail_in = 1;
+        ++failures;
+        fail(TL_STATUS_OUT_OF_MEMORY, "no memory for the code of a kernel");
     }
 };
 
@@ -69,8 +75,8 @@ Results run_with_failure(int fail_in, int32_t slots) {
     constexpr int kMostSteps = 1000;
     auto backend = std::make_unique<FullDevice>();
     FullDevice& device = *backend;
-    Engine engine(small_model(), small_engine(slots, 130), std::move(backend));
-    engine.fill_random(7);
+    Batcher engine(small_model(), small_engine(slots, 130), std::move(backend));
+    engine.runner().fill_random(7);
     device.fail_in = fail_in;
     Results results;
     engine.submit(prompt(50), filtered(8), nullptr);  // two chunks of 32 rows
@@ -82,17 +88,13 @@ Results run_with_failure(int fail_in, int32_t slots) {
     for (int steps = 0; busy; ++steps) {
         CHECK(steps < kMostSteps);
         if (steps == kMostSteps) break;
-        std::vector<tl_event> events;
-        try {
-            busy = engine.step(events, engine.max_events());
-        } catch (const Error& error) {
-            CHECK(error.status() == TL_STATUS_OUT_OF_MEMORY);
-            ++results.failures;
-        }
-        for (const tl_event& event : events)
+        std::vector<Event> events;
+        busy = engine.step(events);
+        for (const Event& event : events)
             if (event.token_id >= 0) results.tokens[event.request_id].push_back(event.token_id);
     }
     CHECK(engine.free_pages() == engine.total_pages());
+    results.failures = device.failures;
     return results;
 }
 
@@ -112,6 +114,42 @@ TEST(a_step_that_found_no_memory_is_made_again) {
         }
         CHECK(fail_in > 50);
     }
+}
+
+TEST(a_device_that_stays_full_ends_the_youngest_requests_first_and_then_works_again) {
+    auto backend = std::make_unique<FullDevice>();
+    FullDevice& device = *backend;
+    Batcher batcher(small_model(), small_engine(3, 130), std::move(backend));
+    batcher.runner().fill_random(7);
+    std::vector<uint64_t> ids;
+    for (int32_t i = 0; i < 4; ++i) ids.push_back(batcher.submit(prompt(5 + i), limit(30)));
+    std::vector<Event> events;
+    for (int step = 0; step < 5; ++step) batcher.step(events);
+    const auto before = std::count_if(events.begin(), events.end(),
+                                      [&](const Event& event) { return event.request_id == ids[0]; });
+    device.fail_in = 1;
+    device.stays_full = true;
+    std::vector<uint64_t> ended;
+    const auto step_on = [&] {
+        events.clear();
+        batcher.step(events);
+        for (const Event& event : events) {
+            CHECK(event.finish_reason == TL_FINISH_ERROR && event.status == TL_STATUS_OUT_OF_MEMORY);
+            CHECK(event.error == "no memory for the code of a kernel");
+            ended.push_back(event.request_id);
+        }
+    };
+    step_on();
+    CHECK(ended.empty());  // once may be chance
+    step_on();
+    CHECK(ended == std::vector<uint64_t>({ids[2]}));
+    step_on();
+    device.fail_in = 0;
+    device.stays_full = false;
+    const auto tokens = run(batcher);
+    CHECK(before > 0 && tokens.at(ids[0]).size() + before == 30);
+    CHECK(tokens.count(ids[2]) == 0 && tokens.at(ids[3]).size() == 30);
+    CHECK(batcher.free_pages() == batcher.total_pages());
 }
 
 TEST_MAIN()

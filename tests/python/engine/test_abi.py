@@ -63,7 +63,7 @@ def test_null_arguments_are_errors(name: str) -> None:
 
 def test_null_handles_are_harmless_where_nothing_is_returned() -> None:
     native.library().tl_engine_destroy(None)
-    assert native.library().tl_engine_max_events(None) == 0
+    assert native.library().tl_engine_closed(None) == 0
 
 
 def test_a_struct_of_another_size_is_refused() -> None:

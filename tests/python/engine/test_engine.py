@@ -132,27 +132,6 @@ def test_cancelling_frees_pages_and_the_rest_goes_on(model: tinyllm.Model) -> No
     assert model._engine.pages()[0] == free
 
 
-def test_an_interrupt_stops_generation_and_leaves_the_model_usable(
-    model: tinyllm.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (prompt,) = prompts(model, [20])
-    free = model._engine.pages()[0]
-    step, calls = model._engine.step, []
-
-    def interrupted_step() -> None:
-        step()
-        calls.append(None)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(model._engine, "step", interrupted_step)
-    with pytest.raises(KeyboardInterrupt):
-        model.generate([prompt, prompt], ignore_eos=True)
-    monkeypatch.undo()
-    assert model._engine.pages()[0] == free
-    assert model.generate(prompt, max_new_tokens=3, ignore_eos=True).stats.generated_tokens == 3
-
-
 def test_threads_share_a_model(model: tinyllm.Model) -> None:
     inputs = prompts(model, [5, 40, 70, 90, 100, 3])
     expected = [model.generate(one, max_new_tokens=15, **SAMPLED).token_ids for one in inputs]

@@ -67,7 +67,7 @@ def draw_case(data: st.DataObject, target: Target) -> Case:
     params["top_p"] = rng.choice([1, 1, 0.95, 0.5, 1e-3], rows)
     params["min_p"] = rng.choice([0, 0, 0.05, 0.5, 1], rows)
     params["repetition_penalty"] = rng.choice([1, 1, 1.3, 0.5], rows)
-    params["logprob"] = rng.integers(0, 2, rows)
+    params["logprobs"] = rng.integers(0, 2, rows)
     return Case(target, logits.astype(np.float32), params, rng.random((rows, vocab)) < 0.4)
 
 
@@ -121,7 +121,7 @@ def test_rows_are_independent(op_target: Target, data: st.DataObject) -> None:
 def test_logprob_is_of_the_raw_logits(op_target: Target, data: st.DataObject) -> None:
     case = draw_case(data, op_target)
     sampled = case.run(range(len(case.logits)))
-    asked = case.params["logprob"] == 1
+    asked = case.params["logprobs"] == 1
     assert np.isnan(sampled["logprob"][~asked]).all()
     want = [
         oracle_sampling.log_softmax(row)[token] for row, token in zip(case.logits, sampled["token_id"], strict=True)
@@ -134,7 +134,7 @@ def test_logprob_is_of_the_raw_logits(op_target: Target, data: st.DataObject) ->
 def test_large_vocabularies(op_target: Target, vocab: int) -> None:
     """One row of each kind: greedy, plain, top-k, top-p, both, min-p; with and without penalty."""
     rng = np.random.default_rng(vocab)
-    params = params_of(6, seed=9, position=vocab, logprob=1)
+    params = params_of(6, seed=9, position=vocab, logprobs=1)
     params["temperature"] = [0, 1, 0.7, 1, 1.5, 1]
     params["top_k"] = [0, 0, 40, 0, 2000, 0]
     params["top_p"] = [1, 1, 1, 0.9, 0.8, 1]
@@ -197,10 +197,10 @@ def test_draws_follow_the_softmax(op_target: Target) -> None:
 def test_padding_rows_may_hold_anything(op_target: Target, temperature: float) -> None:
     """Logits of padding rows come from undefined activations; they disturb no other row."""
     logits = np.random.default_rng(5).normal(size=(4, 300)).astype(np.float32)
-    params = params_of(4, temperature=temperature, position=9, logprob=temperature > 0)
+    params = params_of(4, temperature=temperature, position=9, logprobs=temperature > 0)
     want = ops_api.sample(op_target, Batch.of_rows("decode", 4), logits, params)
     logits[[1, 3]] = np.nan
     params["slot"][[1, 3]] = -1
-    params["temperature"][[1, 3]] = params["logprob"][[1, 3]] = 0
+    params["temperature"][[1, 3]] = params["logprobs"][[1, 3]] = 0
     got = ops_api.sample(op_target, Batch.of_rows("decode", 4), logits, params)
     assert got[[0, 2]].tobytes() == want[[0, 2]].tobytes()

@@ -30,18 +30,18 @@ NUMPY_DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
-# tinyllm::SampleParams and tinyllm::SampledToken of native/ops/ops.h.
+# tinyllm::SampleParams and tinyllm::SampledToken of native/ops/sampling_settings.h and ops.h.
 SAMPLE_PARAMS = np.dtype(
     [
         ("seed", np.uint64),
-        ("position", np.int32),
-        ("slot", np.int32),
         ("temperature", np.float32),
         ("top_p", np.float32),
         ("min_p", np.float32),
         ("repetition_penalty", np.float32),
         ("top_k", np.int32),
-        ("logprob", np.int32),
+        ("logprobs", np.int32),
+        ("position", np.int32),
+        ("slot", np.int32),
     ]
 )
 SAMPLED_TOKEN = np.dtype([("token_id", np.int32), ("logprob", np.float32)])

@@ -66,7 +66,7 @@ void CpuBackend::sample(const StepBatch& batch, int32_t vocab_size, const uint32
                 token = RowSampler(kernels, params, scores, vocab_size, token, work).draw();
             out[i].token_id = static_cast<int32_t>(token);
             out[i].logprob =
-                params.logprob ? logprob_of(kernels, raw, vocab_size, token) : std::numeric_limits<float>::quiet_NaN();
+                params.logprobs ? logprob_of(kernels, raw, vocab_size, token) : std::numeric_limits<float>::quiet_NaN();
         }
     });
 }

@@ -33,7 +33,7 @@ __global__ void sample_partial_kernel(const float* logits, const uint32_t* seen,
     wait_for_predecessor();
     release_successor();
     const SampleRow row(logits, seen, vocab_size, params[blockIdx.y], blockIdx.y);
-    if (row.params.temperature <= 0 && row.params.logprob == 0) return;
+    if (row.params.temperature <= 0 && row.params.logprobs == 0) return;
     SampleScratch& mine = scratch[blockIdx.y];
     for (int bin = first_of_thread(); bin < kBins; bin += kStep) mine.histogram[bin] = 0;
     float value = -INFINITY, logit = -INFINITY, sum = 0;
@@ -43,7 +43,7 @@ __global__ void sample_partial_kernel(const float* logits, const uint32_t* seen,
         for (int i = 0; i < kGroup; ++i) value = fmaxf(value, values.element[i]);
     }
     const float score = row.score(block_reduce(value, Max{}, shared));
-    if (row.params.logprob != 0) {
+    if (row.params.logprobs != 0) {
         for (int32_t group = first_of_thread(); group < row.num_groups(); group += kStep) {
             const TokenValues values = row.raw(group);
             float next = logit;
@@ -119,7 +119,7 @@ __global__ void sample_draw_kernel(const float* logits, const uint32_t* seen, in
     const uint64_t winner = reduce_parts(__ldcg(&mine.best[part]), uint64_t{0}, Max{});
     const int32_t token = min(token_of(winner), vocab_size - 1);  // a row of NaN has no winner
     float logprob = NAN;
-    if (!kGreedy && row.params.logprob != 0) logprob = log_softmax_at(row, mine, token);
+    if (!kGreedy && row.params.logprobs != 0) logprob = log_softmax_at(row, mine, token);
     if (threadIdx.x == 0) out[index] = {token, logprob};
 }
 
