@@ -10,7 +10,7 @@
 
 namespace tinyllm::cuda {
 
-struct PartStats {
+struct SoftmaxStats {
     float largest;  // m; -infinity for an empty part
     float sum;      // l
 };
@@ -27,20 +27,20 @@ __device__ void store_four(T* target, float4 value) {
 
 // The parts that the warps of a block hold in shared memory, of `heads` heads each.
 template <int kWarps, int kHeads, int kHeadDim>
-struct WarpParts {
+struct WarpResults {
     static constexpr int kPitch = kHeadDim + 4;  // makes the writes of a warp's accumulators free of bank conflicts
     static constexpr int kVectors = kHeadDim / 4;
 
     const float* values;  // of warp w: values + w * stride, [heads][kPitch]
     int stride;
-    const PartStats (*stats)[kHeads];  // [kWarps]
+    const SoftmaxStats (*stats)[kHeads];  // [kWarps]
 
     // All warps of one head joined: emit(head, vector, a, stats) for every group of four elements, by all threads.
     template <typename Emit>
-    __device__ void join(int heads, Emit&& emit) const {
+    __device__ void merge(int heads, Emit&& emit) const {
         for (int item = threadIdx.x; item < heads * kVectors; item += kWarps * kWarpSize) {
             const int head = item / kVectors, vector = item % kVectors;
-            PartStats whole{-INFINITY, 0};
+            SoftmaxStats whole{-INFINITY, 0};
 #pragma unroll
             for (int w = 0; w < kWarps; ++w) whole.largest = fmaxf(whole.largest, stats[w][head].largest);
             float4 total = {};
@@ -58,26 +58,26 @@ struct WarpParts {
 
 // The parts of one row in global memory: a [head][split][kHeadDim] and stats [head][split], `pitch` splits a head.
 template <int kHeadDim>
-struct SplitParts {
+struct SplitResults {
     static constexpr int kVectors = kHeadDim / 4;
 
     float4* values;
-    PartStats* stats;
+    SoftmaxStats* stats;
     int32_t pitch;
 
-    __device__ void store(int head, int split, int vector, float4 value, PartStats of_split) const {
+    __device__ void store(int head, int split, int vector, float4 value, SoftmaxStats of_split) const {
         const int64_t at = int64_t{head} * pitch + split;
         values[at * kVectors + vector] = value;
         if (vector == 0) stats[at] = of_split;
     }
 
-    // Floats of shared memory for join().
+    // Floats of shared memory for merge().
     static constexpr int shared_floats(int warps, int heads) { return (kWarpSize + warps * kHeadDim) * heads; }
 
     // Joins `count` parts, at most kWarpSize, of `heads` heads from `first_head` on and stores the result to
     // out + head * kHeadDim. PRECOND: all threads of a block of kWarps warps call.
     template <int kWarps, typename T>
-    __device__ void join(int first_head, int heads, int count, float* shared, T* out) const {
+    __device__ void merge(int first_head, int heads, int count, float* shared, T* out) const {
         constexpr int kRounds = kWarpSize / kWarps, kTogether = 2;  // loads in flight: all splits of so many items
         const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
         const int items = heads * kVectors;
@@ -126,7 +126,7 @@ struct SplitParts {
 
 private:
     // 2^(m_lane - M) / sum of all: what the lane's split is multiplied by; 0 beyond `count`.
-    static __device__ float split_factor(const PartStats* of_head, int count, int lane) {
+    static __device__ float split_factor(const SoftmaxStats* of_head, int count, int lane) {
         float2 mine{-INFINITY, 0};
         if (lane < count) mine = __ldcg(reinterpret_cast<const float2*>(of_head + lane));
         const float factor = exp2_fast(mine.x - warp_reduce(mine.x, Max{}));

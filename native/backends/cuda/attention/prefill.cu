@@ -106,11 +106,11 @@ __global__ void __launch_bounds__(Prefill<kHeadDim>::kThreads, Prefill<kHeadDim>
     const int64_t out_stride = int64_t{shape.num_heads} * kHeadDim;
     T* target = out + (start + first_row + warp * P::kWarpRows) * out_stride + int64_t{head} * kHeadDim;
 #pragma unroll
-    for (int i = 0; i < P::kWarpRows * Tile::kChunks / kWarpSize; ++i) {
-        const int index = lane + i * kWarpSize, row = index / Tile::kChunks, chunk = index % Tile::kChunks;
+    for (int i = 0; i < P::kWarpRows * Tile::kVectors / kWarpSize; ++i) {
+        const int index = lane + i * kWarpSize, row = index / Tile::kVectors, vector = index % Tile::kVectors;
         if (warp * P::kWarpRows + row < rows)
-            *reinterpret_cast<uint4*>(target + row * out_stride + chunk * 8) =
-                *reinterpret_cast<const uint4*>(results + Tile::offset(row, chunk));
+            *reinterpret_cast<uint4*>(target + row * out_stride + vector * 8) =
+                *reinterpret_cast<const uint4*>(results + Tile::offset(row, vector));
     }
 }
 

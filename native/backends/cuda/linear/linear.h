@@ -25,26 +25,26 @@ struct LinearOutput {
     int64_t row_stride = 0;  // elements
 };
 
-// Enqueues y = x W^T + b for `rows` rows.
+// Enqueues y = x W^T + b for `tokens` tokens.
 //   activation: type T of x and of all outputs but StoreFloat: F16 or BF16
-//   x: T [rows, weight.k], row r at x + r * x_row_stride elements; 16-byte alignment of rows is not promised (any k)
+//   x: T [tokens, weight.k], row r at x + r * x_row_stride elements; 16-byte alignment of rows is not promised (any k)
 // For Phase::Decode the sum over k of a row is taken in an order that depends on the weight's shape only, not on
-// `rows`. Throws CudaError where a launch fails.
+// `tokens`. Throws CudaError where a launch fails.
 void linear(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation, const LinearWeight& weight,
-            const void* x, int64_t x_row_stride, int64_t rows, const LinearOutput& out);
+            const void* x, int64_t x_row_stride, int64_t tokens, const LinearOutput& out);
 
 // RMSNorm of the input of a layer: row r is RMSNorm(x[row_index[r]]), or of x[r] where row_index is null.
 struct InputNorm {
     NormWeight norm;                     // weight null: no norm
     const int32_t* row_index = nullptr;  // device memory, [rows]
-    void* normed = nullptr;              // scratch T [rows, k]
+    void* normed = nullptr;              // scratch T [tokens, k]
 };
 
 // As linear on the normalised input; x: T [.., weight.k], contiguous. `norm.normed` may be left as it was.
 void normed_linear(cudaStream_t cuda_stream, Scratch scratch, Phase phase, DType activation, const InputNorm& norm,
-                   const LinearWeight& weight, const void* x, int64_t rows, const LinearOutput& out);
+                   const LinearWeight& weight, const void* x, int64_t tokens, const LinearOutput& out);
 
-// Whether rows of x (16-bit elements) can be copied in 16-byte pieces.
+// Whether tokens (16-bit elements) can be copied in 16-byte pieces.
 inline bool has_aligned_rows(const void* x, int64_t x_row_stride, int32_t k) {
     return reinterpret_cast<uintptr_t>(x) % 16 == 0 && x_row_stride % 8 == 0 && k % 8 == 0;
 }

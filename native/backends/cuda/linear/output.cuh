@@ -16,9 +16,9 @@ template <typename T>
 struct Addend {
     T value[2];
 
-    __device__ void read(const LinearOutput& out, int32_t n, int64_t row, int32_t first) {
+    __device__ void read(const LinearOutput& out, int32_t n, int64_t token, int32_t first) {
         if (out.kind != LinearOutput::Kind::AddTo) return;
-        const T* source = static_cast<const T*>(out.data) + row * out.row_stride + first;
+        const T* source = static_cast<const T*>(out.data) + token * out.row_stride + first;
         if (first < n) value[0] = __ldcg(source);
         if (first + 1 < n) value[1] = __ldcg(source + 1);
     }
@@ -26,7 +26,7 @@ struct Addend {
 
 // Writes outputs `first` (even) and `first + 1` of one row; those from n on are dropped. `bias` may be null.
 template <typename T>
-__device__ void write_outputs(const LinearOutput& out, const float* bias, int32_t n, int64_t row, int32_t first,
+__device__ void write_outputs(const LinearOutput& out, const float* bias, int32_t n, int64_t token, int32_t first,
                               float2 y, const Addend<T>& addend) {
     if (first >= n) return;
     const bool has_second = first + 1 < n;
@@ -35,10 +35,10 @@ __device__ void write_outputs(const LinearOutput& out, const float* bias, int32_
         if (has_second) y.y += bias[first + 1];
     }
     if (out.kind == LinearOutput::Kind::SiluMul) {
-        static_cast<T*>(out.data)[row * out.row_stride + first / 2] = round_to<T>(silu(y.x) * y.y);
+        static_cast<T*>(out.data)[token * out.row_stride + first / 2] = round_to<T>(silu(y.x) * y.y);
         return;
     }
-    const int64_t at = row * out.row_stride + first;
+    const int64_t at = token * out.row_stride + first;
     if (out.kind == LinearOutput::Kind::StoreFloat) {
         static_cast<float*>(out.data)[at] = y.x;
         if (has_second) static_cast<float*>(out.data)[at + 1] = y.y;

@@ -16,7 +16,7 @@ constexpr int kBlockInputs = 64;  // inputs of a pipeline stage: one block of th
 constexpr int kHalfInputs = 32;   // two k16 steps; the shortest group
 
 // One lane's weights of a block, from a tile of rows of kRowBytes in shared memory. 16-bit tiles are swizzled: 16-byte
-// chunk c of row r lies at chunk c ^ (r % 8), as the bulk tensor copy's 128-byte swizzle puts it.
+// vector c of row r lies at vector c ^ (r % 8), as the bulk tensor copy's 128-byte swizzle puts it.
 template <typename T, bool kQuantized>
 class WeightReader {
 public:
@@ -36,9 +36,9 @@ public:
         for (int i = 0; i < 2; ++i) {
             const int row = first_row_ ^ i;
 #pragma unroll
-            for (int chunk = 0; chunk < kChunks; ++chunk) {
-                const int place = kQuantized ? thread_ : (kChunks * thread_ + chunk) ^ (row % 8);
-                read(tile + row * kRowBytes + place * 16, words[i] + 4 * chunk);
+            for (int vector = 0; vector < kVectors; ++vector) {
+                const int place = kQuantized ? thread_ : (kVectors * thread_ + vector) ^ (row % 8);
+                read(tile + row * kRowBytes + place * 16, words[i] + 4 * vector);
             }
         }
 #pragma unroll
@@ -56,7 +56,7 @@ public:
     }
 
 private:
-    static constexpr int kChunks = kRowBytes / 64;  // of a lane and row, 16 bytes each
+    static constexpr int kVectors = kRowBytes / 64;  // of a lane and row, 16 bytes each
 
     static __device__ void read(uint32_t address, uint32_t* words) {
         asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
