@@ -18,7 +18,6 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 void run_task(CpuIsa isa, const LinearTask& task) {
     switch (isa) {
 #if defined(__x86_64__)
-        case CpuIsa::Avx512Bf16:  // see linear_avx512.cpp
         case CpuIsa::Avx512:
             return linear_task_avx512(task);
         case CpuIsa::Avx2:
