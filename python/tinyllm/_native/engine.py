@@ -1,7 +1,6 @@
-"""The only file that calls through ctypes: the functions of native/include/tinyllm.h, and the translation of errors.
+"""The calls of the functions of native/include/tinyllm.h through ctypes, and the translation of errors.
 
-`library()` loads libtinyllm.so once. `NativeEngine` wraps one engine handle; everything else of the package works with
-plain Python values.
+`library()` loads libtinyllm.so once. `NativeEngine` wraps one engine handle. abi.py has the structs.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ namespace tinyllm::cpu {
 
 namespace {
 
-// Queries of a prefill tile: enough that widening a page costs little beside using it.
+// Queries of a prefill tile: enough that widening a page costs little compared with using it.
 constexpr int32_t kTileQueries = 96;
 
 int32_t rows_per_tile(int32_t q_per_kv) { return std::max(1, kTileQueries / q_per_kv); }

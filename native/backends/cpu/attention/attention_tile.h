@@ -2,9 +2,9 @@
 //
 // softmax(softmax_scale * q K^T) V with a running softmax, page by page (online softmax: Milakov and Gimelshein 2018;
 // tiled as in FlashAttention, Dao et al. 2022). The order of a query's sums depends on its position and the window
-// only: positions are cut into splits of kSplitTokens, aligned at position 0; each split is summed page by page from an
-// empty state, and the splits are merged from first to last. So it does not matter which queries share a tile, nor
-// whether the splits of a query are done one after another (prefill) or by several threads (decode).
+// only: a context is cut into splits of kSplitTokens positions, aligned at position 0; each split is summed page by
+// page from an empty state, and the splits are merged from first to last. So it does not matter which queries share a
+// tile, nor whether the splits of a query are done one after another (prefill) or by several threads (decode).
 //
 // A query is one row with one query head; query i of a tile is row i / q_per_kv, head i % q_per_kv.
 #pragma once

@@ -72,7 +72,7 @@ void linear(CpuIsa isa, DType activation, const LinearWeight& weight, const void
         });
         return;
     }
-    // Each task is a panel of outputs and a block of rows; the row_blocks of a panel follow each other.
+    // Each task is a panel of outputs and a block of rows; the row blocks of a panel follow each other.
     const int64_t row_blocks = (rows + kTaskRows - 1) / kTaskRows;
     const int64_t block_rows = round_up((rows + row_blocks - 1) / row_blocks, kMaxTileRows);
     const int64_t panels = (n + kPanelOutputs - 1) / kPanelOutputs;

@@ -1,10 +1,10 @@
-// out[r, h] = softmax(softmax_scale * q . K^T) V for any head_dim, a block a (row, head), with the running maximum and
-// sum of Milakov and Gimelshein (2018).
+// out[r, h] = softmax(softmax_scale * q . K^T) V for any head_dim: one block per (row, head), with the running maximum
+// and sum of Milakov and Gimelshein (2018).
 //
 //   qkv: T [num_rows, qkv_dim]; cache: ops/kv_cache.h; out: T [num_rows, num_heads * head_dim]
 // The warps take tiles of 32 positions in turn: a lane scores one position, then the lanes split head_dim to add up
 // the values. Tiles lie at absolute positions, so the order of the sums depends on the row's own length alone. Bound
-// by the latency of a tile: every query head reads its keys and values on its own, mostly from the L2.
+// by the latency of a tile: every query head reads its keys and values for itself, mostly from the L2.
 #include "backends/cuda/attention/any_head_dim.h"
 
 #include "backends/cuda/device/convert.cuh"

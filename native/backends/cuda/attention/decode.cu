@@ -1,15 +1,15 @@
-// out[r, h] = softmax(softmax_scale * q . K^T) V for one row a sequence, on the tensor cores, the context split over
-// the SMs.
+// Attention of a decode step: out[r, h] = softmax(softmax_scale * q . K^T) V for one row per sequence, on the tensor
+// cores. The context is split over the SMs (flash decoding).
 //
 //   qkv: T [num_rows, qkv_dim]; cache: ops/kv_cache.h; out: T [num_rows, num_heads * head_dim]
-// Where wanted, RoPE of q and k and the append to the cache happen on the way (attention/decode_append.cuh).
-// Bound by reading K and V once: 4 bytes a position, kv head and element of head_dim.
+// Where wanted, RoPE of q and k and the append to the cache are part of it (attention/decode_append.cuh).
+// Bound by reading K and V once: 4 bytes per position, kv head and element of head_dim.
 //
-// A block takes one part of a row's context (attention/split.h) and up to kDecodeHeads query heads of one kv head,
-// which share every load. Its warps take tiles of 16 positions in turn, each through a ring of its own in shared
-// memory, so that no barrier stands between a load and its use. With positions as the rows of the matrices, S^T = K Q^T
-// and O^T = V^T P^T (m16n8k16), eight heads fill a tile, and the heads of a lane are the same in both products. The
-// block that finishes a row last joins the parts, in the order of the splits.
+// A block takes one split of a row's context (attention/split.h) and up to kDecodeHeads query heads of one kv head,
+// which share every load. Its warps take tiles of 16 positions in turn. Each warp has a cp.async pipeline of its own in
+// shared memory, so no barrier of the block stands between a load and its use. Positions are the rows of the matrices,
+// S^T = K Q^T and O^T = V^T P^T (m16n8k16): eight heads fill a tile, and a lane has the same heads in both products.
+// The block that finishes a row last merges the splits in ascending order.
 #include "backends/cuda/attention/decode_append.cuh"
 #include "backends/cuda/attention/merge.cuh"
 #include "backends/cuda/attention/tiled.h"
@@ -31,8 +31,8 @@ struct DecodeParams {
     const int32_t* block_table;
     int32_t pages_per_seq;
     int32_t head_groups;  // blocks that share the query heads of one kv head
-    // Whether the next kernel, the output matrix, starts before the QKV matrix has ended. Where it has few blocks, as
-    // in small models, that is for the worse.
+    // Whether the next kernel, the output matrix, may start before the QKV matrix has ended. Where it has few blocks,
+    // as in small models, that is slower.
     bool releases_first;
     float* split_values;
     SoftmaxStats* split_stats;
@@ -69,13 +69,13 @@ __device__ bool is_last_block(uint32_t* counter, int32_t count, uint32_t* shared
     return *shared == static_cast<uint32_t>(count - 1);
 }
 
-// Shared memory beside the rings. What is in it counts: with 96 KB of rings, a block has 3 KB left on the smallest GPU.
+// Shared memory in addition to the pipelines. They take 96 KB, so a block has 3 KB left on the smallest GPU.
 template <typename T, int kHeadDim>
 struct DecodeShared {
     SoftmaxStats warp_stats[Decode<kHeadDim>::kWarps][kDecodeHeads];
     AppendedToken<T, kHeadDim> appended;
 };
-constexpr int kDynamicAlign = 1024;  // of the rings, which lie behind it
+constexpr int kDynamicAlign = 1024;  // of the pipelines, which lie behind it
 
 // PRECOND: grid (most splits of a row, num_kv_heads * head_groups, num_rows), block Decode<kHeadDim>::kThreads.
 template <typename T, int kHeadDim>
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
     const int32_t begin = max(splits.begin, split_begin);
     const int32_t end = min(splits.end, split_begin + splits.pages_per_split * kPageTokens);
     const bool appends = rope.newest == NewestToken::InQkv, has_newest = appends && end == splits.end;
-    unsigned char* ring = shared + warp * D::kPipelineBytes;
+    unsigned char* tiles = shared + warp * D::kPipelineBytes;
     const TilePipeline<T, kHeadDim> pipeline{cache,
                                              params.block_table + int64_t{slot} * params.pages_per_seq,
                                              kv_head,
@@ -117,13 +117,13 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
                                              begin,
                                              end,
                                              has_newest ? end - 1 : end,
-                                             shared_address(ring),
+                                             shared_address(tiles),
                                              lane};
     int32_t token = begin / kDecodeTileTokens * kDecodeTileTokens + warp * kDecodeTileTokens;
 
     // Only the newest position comes from a predecessor: the others were written by earlier steps, which ended before
-    // this step's inputs were uploaded. So unless that one is in the cache, too, the first tiles are requested before
-    // the wait.
+    // this step's inputs were uploaded. So the first tiles are requested before the wait, unless the newest position is
+    // in the cache too.
     const int64_t page = pipeline.pages[position / kPageTokens];
     if (!appends) wait_for_predecessor();
 #pragma unroll
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
         softmax.load_queries(of_row + first_head * kHeadDim, heads, lane);
     }
 
-    // Each use of a tile is followed by the request for the tile kStages further on.
+    // Each use of a tile is followed by the request for the tile kStages later.
     for (int stage = 0; token < end; token += D::kStep) {
         float s[4];
         uint32_t p[2];
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
         pipeline.request(token + D::kAhead * D::kStep, 1 - D::kStages % 2, stage);
         stage = pipeline.next(stage);
     }
-    softmax.finish(heads, lane, reinterpret_cast<float*>(ring), beside.warp_stats[warp]);
+    softmax.finish(heads, lane, reinterpret_cast<float*>(tiles), beside.warp_stats[warp]);
     __syncthreads();
 
     const typename D::Results warps{reinterpret_cast<const float*>(shared), D::kPipelineBytes / 4, beside.warp_stats};
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(Decode<kHeadDim>::kThreads)
     results.template merge<D::kWarps>(first_head, heads, splits.count, reinterpret_cast<float*>(shared), result);
 }
 
-// Most pages that a row of the batch sees.
+// The most pages that a row of the batch sees.
 int32_t most_pages(const StepBatch& batch, int32_t window) {
     const auto pages = static_cast<int32_t>(ceil_div(batch.max_kv_len, kPageTokens));
     // A window of w positions touches one page more than w - 1 positions fill.

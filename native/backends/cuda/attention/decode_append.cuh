@@ -1,6 +1,6 @@
-// The position that a row of a decode step adds itself, where it comes as the QKV matrix gave it: queries and key get
-// their norms and RoPE here, key and value go to the cache, and they take their places in the tiles that are read from
-// there.
+// The token that a row of a decode step appends to its sequence, where the QKV matrix hands it over unfinished: its
+// queries and key get their norms and RoPE here, and its key and value go to the cache and into the tiles in shared
+// memory that cover its position.
 #pragma once
 
 #include "backends/cuda/attention/attention.h"

@@ -1,4 +1,4 @@
-// The part of decode attention that one warp does: tiles of 16 positions through a ring in shared memory, and the
+// What one warp of decode attention does: tiles of 16 positions through a pipeline in shared memory, and the
 // running softmax over them for up to kDecodeHeads query heads (Milakov and Gimelshein, 2018).
 #pragma once
 
@@ -13,7 +13,7 @@ namespace tinyllm::cuda {
 
 constexpr int kDecodeHeads = 8;              // query heads of a block: the n of m16n8k16
 constexpr int kDecodeTileTokens = 16;        // positions of a tile: its m
-constexpr int kDecodeBlockBytes = 96 << 10;  // rings of a block: two fit on an SM, and one on the smallest GPU
+constexpr int kDecodeBlockBytes = 96 << 10;  // pipelines of a block: two fit on an SM, and one on the smallest GPU
 
 template <int kHeadDim>
 struct Decode {
@@ -22,14 +22,14 @@ struct Decode {
     static constexpr int kThreads = kWarps * kWarpSize;
     static constexpr int kStep = kWarps * kDecodeTileTokens;  // positions from one tile of a warp to its next
     static constexpr int kTileBytes = Tile::bytes(kDecodeTileTokens);
-    static constexpr int kStages = kDecodeBlockBytes / kWarps / kTileBytes;  // tiles of a ring, keys and values apart
+    static constexpr int kStages = kDecodeBlockBytes / kWarps / kTileBytes;  // one tile each, keys and values apart
     static constexpr int kPipelineBytes = kStages * kTileBytes;              // of a warp
     static constexpr int kSharedBytes = kWarps * kPipelineBytes;
     static constexpr int kAhead = (kStages + 1) / 2;  // pairs of tiles that are requested before the first is used
     using Results = WarpResults<kWarps, kDecodeHeads, kHeadDim>;
-    static_assert(kPipelineBytes >= kDecodeHeads * Results::kPitch * 4, "a warp's sums take the place of its ring");
+    static_assert(kPipelineBytes >= kDecodeHeads * Results::kPitch * 4, "a warp's sums take the place of its pipeline");
     static_assert(kSharedBytes >= SplitResults<kHeadDim>::shared_floats(kWarps, kDecodeHeads) * 4,
-                  "space to join the splits");
+                  "space to merge the splits");
 };
 
 // Tiles of keys and values on their way to one warp, in the order of their use: keys, values, keys, ...
@@ -43,10 +43,10 @@ struct TilePipeline {
     int32_t kv_head, num_kv_heads;
     int32_t begin, end;  // visible positions of the split
     int32_t cached_end;  // those from here on are not in the cache: their rows become zero
-    uint32_t ring;
+    uint32_t tiles;
     int lane;
 
-    __device__ uint32_t tile(int stage) const { return ring + stage * D::kTileBytes; }
+    __device__ uint32_t tile(int stage) const { return tiles + stage * D::kTileBytes; }
     static __device__ int next(int stage) { return stage + 1 == D::kStages ? 0 : stage + 1; }
 
     // Requests the keys (which = 0) or values (1) of the positions from `token` on; an empty group beyond the split.

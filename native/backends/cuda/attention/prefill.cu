@@ -2,7 +2,7 @@
 // (Dao 2023, FlashAttention-2) with mma.sync.
 //
 //   qkv: T [num_rows, qkv_dim]; cache: ops/kv_cache.h; out: T [num_rows, num_heads * head_dim]
-// Bound by arithmetic: 4 head_dim operations a head and pair of a row and a position that it sees.
+// Bound by arithmetic: 4 head_dim operations per head and pair of a row and a position that it sees.
 //
 // A block takes kBlockRows rows of a segment and one head, and walks the pages that any of its rows sees; a page is a
 // tile of keys and of values. Tiles are at absolute positions and a tile of which a row sees nothing changes none of

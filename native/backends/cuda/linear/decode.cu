@@ -47,7 +47,7 @@ DecodeWeight describe(const LinearWeight& weight) {
 }  // namespace
 
 BlockShare block_share(LinearOutput::Kind kind, unsigned blocks) {
-    constexpr int32_t kReserved = 1024;  // shared memory that the system takes a block
+    constexpr int32_t kReserved = 1024;  // shared memory that the system takes per block
     constexpr int32_t kDifference = 2048;
     const int32_t half = (device_traits().max_shared_bytes + kReserved) / 2 - kReserved;
     const int32_t larger = half + kDifference / 2;

@@ -6,10 +6,10 @@
 
 namespace tinyllm::cuda {
 
-// Writes the sums of a block's weight rows, which lie in shared memory: `results` float [tokens, kPitch], of which
-// kBlockRows floats per token count. Neighbouring threads write neighbouring outputs. With split-K the sums go to
-// `partial`, float [k_splits, tokens, n_padded], else y goes to `out`. The block's first kThreads threads call.
-// PRECOND: blockIdx.x is the block of weight rows, blockIdx.y the K split.
+// Writes the sums of the block's kBlockRows weight rows. They lie in shared memory, `results` float [tokens, kPitch],
+// so that neighbouring threads write neighbouring outputs. With split-K the sums go to `partial`, float [k_splits,
+// tokens, n_padded]; otherwise y goes to `out`. PRECOND: the block's first kThreads threads call; blockIdx.x counts the
+// blocks of weight rows, blockIdx.y the K splits.
 template <typename T, int kBlockRows, int kPitch, int kThreads>
 __device__ void store_results(const DecodeWeight& weight, const LinearOutput& out, float* partial, const float* results,
                               int32_t tokens) {

@@ -1,13 +1,16 @@
-// Decode linear for few tokens: y = RMSNorm(x) W^T + b (the norm is optional).
+// Decode linear for few tokens, a GEMV on the tensor cores: y = RMSNorm(x) W^T + b (the norm is optional).
 //
-//   x: T [tokens <= 8, k]; weight: packed, in tiles of 16 tokens; out: LinearOutput
-// Bound by reading the weights once. x lies in shared memory as a whole. A block takes a tile of 16 weight rows at a
-// time, each of its first kKSlices warps the K blocks of one K slice. One more warp joins the K slices' sums and writes
-// y, and one asks for the weights: neither keeps the others waiting, and every SM gets the same number of tiles to
-// within one.
+//   x: T [tokens <= 8, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
+// Bound by reading the weights once. All of x lies in shared memory. A block takes one tile of 16 weight rows after the
+// other. Its warps have three roles:
+//   consumer   kKSlices warps; each sums one K slice of every tile (sliced-K).
+//   epilogue   one warp; adds the sums of the K slices and writes y.
+//   producer   one warp; copies weights by TMA into the stages of the pipeline.
+// No role waits for another longer than the pipeline between them makes it, and every SM gets the same number of tiles
+// to within one.
 //
-// The next kernel's blocks start as soon as there is room on the SM and fill their stages before their input is there.
-// So two blocks must fit an SM: memory is then busy while one kernel ends and the next one fetches its input.
+// The blocks of the next kernel start as soon as an SM has room and fill their pipelines before their input is there.
+// So two blocks must fit on an SM: memory then stays busy while one kernel ends and the next one fetches its input.
 #include <algorithm>
 
 #include "backends/cuda/device/dependency.cuh"
@@ -22,17 +25,17 @@ namespace tinyllm::cuda {
 
 namespace {
 
-constexpr int kConsumerThreads = kKSlices * kWarpSize;                 // threads
-constexpr int kEpilogueWarp = kKSlices, kProducerWarp = kKSlices + 1;  // warps
+constexpr int kConsumerThreads = kKSlices * kWarpSize;
+constexpr int kEpilogueWarp = kKSlices, kProducerWarp = kKSlices + 1;
 
-// Partial sums of a tile: float4 [kKSlices, 8, pairs_of(tokens)], two outputs of two rows each.
+// Partial sums of a tile: float4 [kKSlices, 8, pairs_of(tokens)], two outputs of two tokens each.
 constexpr int kBuffers = 2;
 __host__ __device__ constexpr int32_t pairs_of(int32_t tokens) { return (tokens + 1) / 2; }
 __host__ __device__ constexpr int32_t buffer_elements(int32_t tokens) { return kKSlices * 8 * pairs_of(tokens); }
 
-// The sums of the K slices on their way from the readers to the joiner, with the barriers of the buffers. A float4 is
-// written by one lane and read by one lane, and these arrive each for itself: the tools that look for races follow
-// that.
+// The sums of the K slices on their way from the consumer warps to the epilogue warp, with a full and an empty barrier
+// per buffer. One lane writes a float4, one lane reads it, and each of them arrives at the barriers for itself: the
+// tools that look for races can follow that.
 struct PartialSums {
     float4* data;
     uint32_t barriers;
@@ -55,7 +58,7 @@ struct PartialSums {
     __device__ uint32_t empty(int buffer) const { return barriers + buffer * 16 + 8; }
 };
 
-// Adds the K slices' sums, 8 pairs apart from `sums` on, in the order of linear/decode_order.h.
+// Adds the sums of the K slices, which lie 8 pairs apart from `sums` on, in the order of linear/decode_order.h.
 __device__ void reduce_k_slices(const float4* sums, int pairs, int k_splits, float (&total)[4]) {
     const int last_of_split = kKSlices / k_splits - 1;  // all bits below a power of two
     float k_split[4] = {};
@@ -79,12 +82,12 @@ __device__ void reduce_k_slices(const float4* sums, int pairs, int k_splits, flo
     }
 }
 
-// A warp of the readers: fetches x with the others, then sums its K slice of every tile.
+// A consumer warp: loads x together with the others, then sums its K slice of every tile.
 template <typename T, bool kQuantized>
 __device__ void run_consumer(const DecodeWeight& weight, const DecodeInput& in,
                              const WeightPipeline<T, kQuantized>& pipeline, const PartialSums& partial,
                              unsigned char* x, int k_slice) {
-    PipelineConsumer<T, kQuantized> reader(pipeline, k_slice);
+    PipelineConsumer<T, kQuantized> weights(pipeline, k_slice);
     if (in.norm != nullptr) {
         const NormedInput<T, kConsumerThreads> normed(in, weight.k);
         wait_for_predecessor();
@@ -94,7 +97,7 @@ __device__ void run_consumer(const DecodeWeight& weight, const DecodeInput& in,
         load_input<T, kConsumerThreads>(in, weight.k, weight.k_blocks, x);
     }
 
-    // Lanes without a row of their own read the last one; their columns of the result are dropped.
+    // Lanes beyond the last token read the last one again; their results are dropped.
     const int lane = threadIdx.x % kWarpSize;
     const uint32_t x_row =
         shared_address(x) +
@@ -107,19 +110,19 @@ __device__ void run_consumer(const DecodeWeight& weight, const DecodeInput& in,
         KSliceSum<1> sum[1];
 #pragma unroll 1
         for (int32_t first = 0; first < weight.k_blocks; first += kKSlices) {
-            reader.wait();
+            weights.wait();
             const int32_t k_block = first + k_slice;
             if (k_block < weight.k_blocks) {
-                const unsigned char* k_blocks[1] = {reader.k_block()};
+                const unsigned char* k_blocks[1] = {weights.k_block()};
                 const auto x_address = [&](int, int vector) { return x_row + (first * kKBlock + vector * 8) * 2; };
-                const auto scales = [&](int, int group) { return reader.scales(group); };
+                const auto scales = [&](int, int group) { return weights.scales(group); };
                 if (weight.groups_per_k_block == 1)
-                    add_k_block<false>(sum, reader.fragments(), k_blocks, 1, 1, scales, x_address);
+                    add_k_block<false>(sum, weights.fragments(), k_blocks, 1, 1, scales, x_address);
                 else
-                    add_k_block<true>(sum, reader.fragments(), k_blocks, weight.groups_per_k_block,
+                    add_k_block<true>(sum, weights.fragments(), k_blocks, weight.groups_per_k_block,
                                       weight.groups - k_block * weight.groups_per_k_block, scales, x_address);
             }
-            reader.release();
+            weights.release();
         }
         const int buffer = turn % kBuffers;
         wait_for_phase(partial.empty(buffer), turn / kBuffers % 2 ^ 1);
@@ -133,7 +136,7 @@ __device__ void run_consumer(const DecodeWeight& weight, const DecodeInput& in,
     }
 }
 
-// The joiner: adds the K slices of every tile and writes y. A lane has two outputs of two rows.
+// The epilogue warp: adds the K slices of every tile and writes y. A lane has two outputs of two tokens.
 template <typename T>
 __device__ void run_epilogue(const DecodeWeight& weight, const DecodeInput& in, const PartialSums& partial,
                              const LinearOutput& out) {
@@ -142,7 +145,7 @@ __device__ void run_epilogue(const DecodeWeight& weight, const DecodeInput& in, 
     const bool has_second = token + 1 < in.tokens;
     wait_for_predecessor();
     if (lane >= 8 * pairs) return;
-    // A tile ahead: while weights stream, a load takes as long as all that was asked for before it.
+    // One tile ahead: while weights stream, a load takes as long as everything that was requested before it.
     Addend<T> next[2];
     const auto read_addends = [&](int32_t tile) {
         if (tile >= weight.num_tiles) return;
@@ -167,7 +170,7 @@ __device__ void run_epilogue(const DecodeWeight& weight, const DecodeInput& in, 
     }
 }
 
-// PRECOND: block of the readers, the joiner and, with TMA, the producer; dynamic shared memory of
+// PRECOND: block of the consumer warps, the epilogue warp and, with TMA, the producer warp; dynamic shared memory of
 // shared_bytes(.., stages).
 template <typename T, bool kQuantized>
 __global__ void __launch_bounds__(allocated_threads((kProducerWarp + 1) * kWarpSize), kQuantized ? 2 : 1)
@@ -200,8 +203,8 @@ int32_t shared_bytes(const DecodeWeight& weight, int32_t tokens, bool normed, in
            input_bytes(weight.k_blocks, tokens, normed);
 }
 
-// Stages: as many as fit in `limit` bytes; where not even two do, as many as fit one block; 0 where that is not
-// possible either.
+// The number of stages: as many as fit in `limit` bytes; if not even two do, as many as fit in one block; 0 if that is
+// not possible either.
 template <typename T, bool kQuantized>
 int stages_that_fit(const DecodeWeight& weight, int32_t tokens, bool normed, int32_t limit) {
     for (const int32_t bytes : {limit, device_traits().max_shared_bytes}) {
@@ -211,7 +214,7 @@ int stages_that_fit(const DecodeWeight& weight, int32_t tokens, bool normed, int
     return 0;
 }
 
-// All that a block reads, or 2 stages where that is less.
+// Stages for everything that a block reads, at least 2.
 int stages_of_block(const DecodeWeight& weight, unsigned blocks) {
     return static_cast<int>(std::max(2u, ceil_div(weight.num_tiles, blocks) * ceil_div(weight.k_blocks, kKSlices)));
 }

@@ -1,8 +1,9 @@
-// The weights of linear/decode_few_tokens.cu on their way through shared memory.
+// The pipeline of linear/decode_few_tokens.cu: weights on their way through shared memory.
 //
-// A stage holds kKSlices K blocks of one tile, K block first + w for warp w, and their scales. With compute
-// capability 9.0 one warp that does nothing else copies by TMA whole stages; the warps that compute hand a
-// stage back when they have read it. Before that, every warp copies its own K blocks by cp.async.
+// A stage holds kKSlices K blocks of one tile, K block first + w for consumer warp w, and their scales. On compute
+// capability 9.0 a producer warp copies whole stages by TMA: it waits for the empty barrier of a stage, the copies
+// complete on its full barrier, and each consumer warp arrives at the empty barrier when it has read its K block. On
+// older GPUs every consumer warp copies its own K blocks by cp.async.
 #pragma once
 
 #include "backends/cuda/device/tensor_copy.cuh"
@@ -12,17 +13,19 @@ namespace tinyllm::cuda {
 
 constexpr int kMaxStages = 4;
 
-// Where things lie in a block's shared memory: stages of K blocks, of scales, and the barriers of the stages.
+// The layout in the block's shared memory: the K blocks of all stages, the scales of all stages, then two barriers per
+// stage.
 template <typename T, bool kQuantized>
 struct PipelineLayout {
     using Fragments = WeightFragments<T, kQuantized>;
     static constexpr int kDataBytes = kKSlices * Fragments::kKBlockBytes;
 
-    // Groups of the scales of a stage, of all its K blocks.
+    // Groups whose scales a stage holds, for all its K blocks.
     static __host__ __device__ int32_t stage_groups(const DecodeWeight& weight) {
         return max(1, kKSlices * kKBlock >> weight.group_shift);
     }
-    // With TMA K blocks share groups and the target is 128-byte aligned; without, each K block has its own.
+    // With TMA the K blocks share the scales of a group and the target is 128-byte aligned; with cp.async each K block
+    // has scales of its own.
     static __host__ __device__ int32_t scale_bytes(const DecodeWeight& weight) {
         const int32_t groups = max(stage_groups(weight), kKSlices * weight.groups_per_k_block);
         return kQuantized ? groups * Fragments::kGroupBytes : 0;
@@ -56,13 +59,13 @@ public:
         }
     }
 
-    // The warp that asks for the weights of all tiles of this block. weights: boxes of 16 rows x 128 bytes; scales:
+    // The producer warp: copies the weights of all tiles of this block. weights: boxes of 16 rows x 128 bytes; scales:
     // boxes of 16 rows x stage_groups() groups.
     __device__ void produce(const CUtensorMap& weights, const CUtensorMap& scales) const {
         if (!elect_lane()) return;
         const uint32_t scale_box = kQuantized ? Layout::stage_groups(weight_) * Fragments::kGroupBytes : 0;
         int stage = 0;
-        uint32_t parity = 1;  // all stages are free at first
+        uint32_t parity = 1;  // all stages are empty at first
 #pragma unroll 1
         for (int32_t tile = blockIdx.x; tile < weight_.num_tiles; tile += gridDim.x) {
 #pragma unroll 1
@@ -110,7 +113,7 @@ private:
     int stages_;
 };
 
-// One of the kKSlices warps that read: it gets its K blocks one after the other.
+// A consumer warp's end of the pipeline: it gets the K blocks of its slice one after the other.
 template <typename T, bool kQuantized>
 class PipelineConsumer {
 public:
@@ -137,7 +140,7 @@ public:
             wait_for_phase(pipeline_.full(stage_), parity_);
         } else {
             wait_for_copies(pipeline_.stages_ - 1);
-            __syncwarp();  // scales come by way of other lanes
+            __syncwarp();  // other lanes have copied the scales
         }
     }
     __device__ const Fragments& fragments() const { return fragments_; }
@@ -148,7 +151,7 @@ public:
         return *reinterpret_cast<const __half2*>(scales_ + stage_ * Layout::scale_bytes(pipeline_.weight_) +
                                                  group * Fragments::kGroupBytes);
     }
-    // Hands the stage back.
+    // Gives the stage back to the producer.
     __device__ void release() {
         __syncwarp();
         if constexpr (kHasTma) {
@@ -187,7 +190,7 @@ private:
     const unsigned char* scales_;
     int stage_ = 0;
     uint32_t parity_ = 0;
-    int32_t next_tile_, next_k_block_;  // to request, without TMA
+    int32_t next_tile_, next_k_block_;  // the next copy, without TMA
 };
 
 }  // namespace tinyllm::cuda

@@ -2,10 +2,10 @@
 //
 // A K block is a tile of 16 weight rows x 128 inputs: boxes of 16 rows x 128 bytes (one of int8, two of 16-bit
 // weights). The weights are the A operand of mma m16n8k16: in the packed layout a lane's 16 bytes of a row and 64-block
-// are its fragments of four steps, so they go to registers without any shuffling. Fragment row g is weight row 2p of
+// are its fragments of four steps, so they go to registers without any exchange. Fragment row g is weight row 2p of
 // the tile and row g + 8 is weight row 2p + 1, p = row_pair(g): a lane then holds neighbouring outputs (a gate and its
-// up) and their scales in one word. The 16-byte vectors of a box row are swizzled by the row (as 128-byte tensor copies
-// do), which together with row_pair() makes the reads free of bank conflicts.
+// up) and their scales in one word. The 16-byte vectors of a box row are swizzled by the row (the 128-byte
+// swizzle of TMA). Together with row_pair() this makes the reads free of bank conflicts.
 #pragma once
 
 #include "backends/cuda/device/dequantize.cuh"

@@ -1,4 +1,4 @@
-// x of a decode linear with few tokens: to shared memory as a whole, normalised on the way where wanted.
+// x of a decode linear for few tokens: copied to shared memory as a whole, normalised on the way where wanted.
 #pragma once
 
 #include "backends/cuda/device/convert.cuh"
@@ -10,16 +10,16 @@ namespace tinyllm::cuda {
 struct DecodeInput {
     const void* x;             // T [.., k]
     int64_t row_stride;        // elements
-    const int32_t* row_index;  // token for each row, or null: 0, 1, ..; only with `norm`
+    const int32_t* row_index;  // row of x for each token, or null: 0, 1, ..; only with `norm`
     int32_t tokens;
     bool aligned;       // rows start at multiples of 16 bytes and k % 8 == 0
     const float* norm;  // float [k], or null
     float norm_eps;
 };
 
-// Elements between rows in shared memory, such that eight rows of a fragment lie in different banks.
+// Elements from token to token in shared memory, such that the eight tokens of a fragment lie in different banks.
 TL_HOST_DEVICE constexpr int32_t input_pitch(int32_t k_blocks) { return k_blocks * kKBlock + 8; }
-// Blocks of 256 elements of a row; places for their sums of squares.
+// Blocks of 256 elements per token; places for their sums of squares.
 TL_HOST_DEVICE constexpr int32_t input_blocks(int32_t k_blocks) { return (k_blocks + 1) / 2; }
 TL_HOST_DEVICE constexpr int32_t input_sums(int32_t k_blocks) { return (input_blocks(k_blocks) + 3) / 4 * 4; }
 // Shared bytes of x and of these sums.
@@ -33,7 +33,7 @@ union Vector8 {
     T element[8];
 };
 
-// A barrier of the block's first kThreads threads, which call. Barrier 0 is that of all threads.
+// A barrier of the block's first kThreads threads, all of which call. Barrier 0 is the one of all threads.
 template <int kThreads>
 __device__ void first_threads_barrier() {
     asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
@@ -73,12 +73,12 @@ __device__ void load_input(const DecodeInput& in, int32_t k, int32_t k_blocks, u
     first_threads_barrier<kThreads>();
 }
 
-// The same with RMSNorm, for aligned x of up to kMaxNormed elements a row. The sum of squares is taken in the order of
-// norm.cu: a lane's vector, the lanes of a warp, blocks of 256 elements in ascending order.
+// The same with RMSNorm, for aligned x of up to kMaxNormed elements per token. The sum of squares is taken in the order
+// of norm.cu: a lane's vector, the lanes of a warp, blocks of 256 elements in ascending order.
 template <typename T, int kThreads>
 class NormedInput {
 public:
-    static constexpr int kHeld = 2;  // vectors a thread and row
+    static constexpr int kHeld = 2;  // vectors per thread and token
     static constexpr int32_t kMaxNormed = kHeld * kThreads * 8;
 
     // Reads the norm's weights, before x is there.

@@ -1,8 +1,8 @@
-// The stages of linear/decode_many_tokens_sm90.cu: weights and x on their way through shared memory, and the warp that
-// copies by TMA them.
+// The pipeline of linear/decode_many_tokens_sm90.cu: weights and x on their way through shared memory, and the producer
+// that copies them by TMA.
 //
-// A stage is a box of kBlockRows weight rows x 128 bytes (a K block of int8, half a K block of 16-bit weights) with its
-// scales and the same inputs of all tokens, in blocks of 64 inputs with 128 bytes a row. Boxes and blocks are
+// A stage holds a box of kBlockRows weight rows x 128 bytes (a K block of int8, half a K block of 16-bit weights), its
+// scales, and the same inputs of all tokens, in blocks of 64 inputs with 128 bytes per token. Boxes and blocks are
 // swizzled.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace tinyllm::cuda {
 
 constexpr int kBlockRows = 256;
 
-// For kTokens tokens. Beyond the last weight row, token and input there are zeros.
+// For kTokens tokens. Beyond the last weight row, token or input a stage has zeros.
 template <typename T, bool kQuantized, int kTokens>
 struct PipelineStage {
     static constexpr bool kHasScales = kQuantized;
@@ -29,13 +29,13 @@ struct PipelineStage {
     static __host__ __device__ int32_t scale_bytes(const DecodeWeight& weight) {
         return kQuantized ? weight.groups_per_k_block * kGroupBytes : 0;
     }
-    // With two barriers.
+    // Including a full and an empty barrier.
     static __host__ __device__ int32_t bytes(const DecodeWeight& weight) {
         return kBytes + scale_bytes(weight) + 2 * 8;
     }
 };
 
-// Where `num_stages` stages lie in shared memory: all boxes, then all scales, then the barriers.
+// The layout of `num_stages` stages in shared memory: all boxes, then all scales, then the barriers.
 template <typename Stage>
 struct Pipeline {
     uint32_t boxes, scales, barriers;
@@ -50,7 +50,8 @@ struct Pipeline {
           scale_bytes(Stage::scale_bytes(weight)),
           num_stages(num_stages) {}
 
-    // One thread calls, then a barrier of the block. `warps`: that hand each stage back.
+    // One thread calls, then the block meets at a barrier. `warps`: consumer warps, which each arrive when they have
+    // read a stage.
     __device__ void init(int warps) const {
 #pragma unroll 1
         for (int stage = 0; stage < num_stages; ++stage) {
@@ -68,7 +69,7 @@ struct Pipeline {
     __device__ uint32_t empty(int stage) const { return barriers + stage * 16 + 8; }
 };
 
-// Which stage comes next, and the parity of its barriers' phase.
+// The next stage, and the parity of the phase of its barriers.
 struct PipelineState {
     int stage = 0;
     uint32_t parity = 0;
@@ -81,8 +82,9 @@ struct PipelineState {
     }
 };
 
-// Asks for all stages of weight rows first_row .. first_row + kBlockRows - 1 and the K blocks of `walk`; one thread
-// calls. The first round of the ring asks for weights before the preceding kernel has ended, and for x after.
+// The producer: copies the weight rows first_row .. first_row + kBlockRows - 1 and x, for the K blocks of `walk`. One
+// thread calls. Weights of the first num_stages stages are requested before the preceding kernel has ended, x after
+// it.
 template <typename Stage>
 __device__ void produce(const DecodeWeight& weight, const CUtensorMap& weight_map, const CUtensorMap& x_map,
                         const Pipeline<Stage>& pipeline, int32_t first_row, KBlockWalk walk) {

@@ -1,10 +1,11 @@
-// Decode linear for up to 64 tokens by mma.sync and cp.async (any device): y = x W^T + b, the weights read once.
+// Decode linear for up to 64 tokens, a GEMM by mma.sync and cp.async (any device): y = x W^T + b, the weights read
+// once.
 //
-//   x: T [tokens <= 64, k]; weight: packed, in tiles of 16 tokens; out: LinearOutput
-// A block takes 16 tiles (16-bit weights: 8) and one K split; weights and x go K block by K block through a ring that
-// the block shares. Where k is cut into several K splits, the partial sums go to memory and reduce_splits() adds them.
-// Bound by reading the weights up to about 32 tokens, then by the tensor cores and by the shared memory that feeds
-// them: there a warp takes two tiles and half of the tokens, which reads x half as often from shared memory.
+//   x: T [tokens <= 64, k]; weight: packed, in tiles of 16 rows; out: LinearOutput
+// A block takes 16 tiles (16-bit weights: 8) and one K split. A stage of its pipeline holds one K block of weights and
+// x, which all warps share. With split-K the partial sums go to memory and reduce_splits() adds them.
+// Bound by reading the weights up to about 32 tokens, beyond that by the tensor cores and by shared memory. There a
+// warp takes two tiles and half of the tokens, which halves its reads of x from shared memory.
 #include <algorithm>
 
 #include "backends/cuda/device/dependency.cuh"
@@ -17,12 +18,13 @@ namespace tinyllm::cuda {
 
 namespace {
 
-// Tiles and warps of a block: a stage of weights takes 32 KB in both types, so that two fit 99 KB beside x.
+// Tiles and warps of a block: a stage of weights takes 32 KB in both types, so that two of them and x fit in 99 KB.
 template <bool kQuantized>
 constexpr int kBlockTiles = kQuantized ? 16 : 8;
 constexpr int kMaxStages = 4;
 
-// A ring of K blocks of a block's tiles: all weights, stage by stage of each tile, then all scales.
+// The stages of the weights. A buffer holds one K block of one tile: first the buffers of tile 0, one per stage, then
+// those of tile 1, ..., then the scales of all buffers.
 template <typename T, bool kQuantized>
 struct WeightStages {
     using Fragments = WeightFragments<T, kQuantized>;
@@ -40,7 +42,8 @@ struct WeightStages {
     __device__ WeightStages(const DecodeWeight& weight, unsigned char* shared, int buffers)
         : weight(weight), data(shared), scales(shared + buffers * Fragments::kKBlockBytes) {}
 
-    // Starts the copy of a K block; the lane's part becomes visible to others after its group and a barrier.
+    // Starts the copy of a K block. What the lane copies becomes visible to other lanes after the wait for its cp.async
+    // group and a barrier.
     __device__ void request(int buffer, int32_t tile, int32_t k_block) const {
         copy_k_block(fragments, weight, tile, k_block, shared_address(data + buffer * Fragments::kKBlockBytes),
                      shared_address(scales + buffer * scale_bytes(weight)));
@@ -54,8 +57,8 @@ struct WeightStages {
     }
 };
 
-// A ring of K blocks of x: T [kTokens, 128] each, 16-byte vector c of row r at vector c ^ (r % 8), so that eight rows
-// of a fragment lie in different banks. Rows and inputs beyond the last are zero.
+// The stages of x: one K block each, T [kTokens, 128]. The 16-byte vector c of token t lies at vector c ^ (t % 8), so
+// that the eight tokens of a fragment lie in different banks. Tokens and inputs beyond the last are zero.
 template <typename T, int kTokens, int kThreads>
 struct InputStages {
     static constexpr int kRowBytes = kKBlock * 2;
@@ -66,7 +69,8 @@ struct InputStages {
 
     static __device__ int32_t offset(int token, int vector) { return token * kRowBytes + (vector ^ (token % 8)) * 16; }
 
-    // Starts the copy of a K block into a stage; every thread's part becomes visible after its group and a barrier.
+    // Starts the copy of a K block into a stage. It becomes visible after every thread's wait for its cp.async group
+    // and a barrier.
     __device__ void request(int stage, int32_t k_block) const {
         constexpr int kVectors = kKBlock / 8;
         unsigned char* target = shared + stage * kStageBytes;
@@ -89,7 +93,7 @@ struct InputStages {
 };
 
 // A warp takes kTiles tiles and 8 kTokenTiles tokens; with two tiles, the second half of the warps takes the second
-// half of the rows. PRECOND: grid (ceil(tiles / kBlockTiles), weight.k_splits), block 32 kBlockTiles, dynamic shared
+// half of the tokens. PRECOND: grid (ceil(tiles / kBlockTiles), weight.k_splits), block 32 kBlockTiles, dynamic shared
 // memory of num_stages * stage_bytes(); in.tokens <= 8 kTokenTiles kTiles. partial: float [k_splits, tokens, n_padded]
 // where k_splits > 1.
 template <typename T, bool kQuantized, int kTiles, int kTokenTiles>
@@ -106,7 +110,7 @@ __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
     const int32_t first_tile = blockIdx.x * kTilesOfBlock + block_tile;
     const int32_t k_slices = kKSlices / weight.k_splits, first_k_slice = blockIdx.y * k_slices;
 
-    // x first: the size of its stages keeps both rings aligned.
+    // x first: the size of its stages keeps the weights aligned.
     const Input input{in, weight.k, shared};
     const Weights weights(weight, shared + num_stages * Input::kStageBytes, kTilesOfBlock * num_stages);
     const int first_buffer = block_tile * num_stages;  // of the warp's tiles
@@ -133,14 +137,14 @@ __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
 
     KSliceSum<kTokenTiles> sums[kTiles];
     float totals[kTiles][kTokenTiles][4] = {};
-    // Of the lane's row and vector for load_matrices() in column tile 0; vectors 4, 8 and 12 further are reached by ^.
+    // Of the lane's token and vector for load_matrices() in token tile 0; vectors 4, 8 and 12 further are reached by ^.
     const uint32_t input_address =
         shared_address(shared) + Input::offset(8 * token_group * kTokenTiles + lane % 8, lane / 8);
     int stage = 0;
 #pragma unroll 1
     for (; !now.ended(); now.advance()) {
         wait_for_copies(num_stages - 2);
-        __syncthreads();  // the K block is there for all warps, and all have left the stage before this one
+        __syncthreads();  // the stage is full for all warps, and all have read the stage before it
         const int empty_stage = (stage == 0 ? num_stages : stage) - 1;
         request_weights(empty_stage, next);
         request_input(empty_stage, next);
@@ -173,7 +177,7 @@ __global__ void __launch_bounds__(kBlockTiles<kQuantized>* kWarpSize, 1)
         }
     }
 
-    // By way of shared memory, so that neighbouring threads write neighbouring outputs.
+    // Through shared memory, so that neighbouring threads write neighbouring outputs.
     constexpr int kBlockRows = kTilesOfBlock * kTileRows, kPitch = kBlockRows + 8;
     float* results = reinterpret_cast<float*>(shared);
     __syncthreads();
@@ -197,7 +201,7 @@ int32_t stage_bytes(const DecodeWeight& weight, int tokens) {
     return kBlockTiles<kQuantized> * WeightStages<T, kQuantized>::buffer_bytes(weight) + tokens * kKBlock * 2;
 }
 
-// Slots of the rings: as many as fit, 0 where not even two do.
+// The number of stages: as many as fit, 0 if not even two do.
 template <typename T, bool kQuantized>
 int stages_that_fit(const DecodeWeight& weight, int tokens) {
     const int num_stages = device_traits().max_shared_bytes / stage_bytes<T, kQuantized>(weight, tokens);

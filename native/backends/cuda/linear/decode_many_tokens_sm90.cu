@@ -1,11 +1,13 @@
-// Decode linear for up to 64 tokens by wgmma (compute capability 9.0a): y = x W^T + b, the weights read once.
+// Decode linear for up to 64 tokens, a GEMM by wgmma and TMA (compute capability 9.0a): y = x W^T + b, the weights read
+// once.
 //
-//   x: T [tokens <= 64, k], rows aligned to 16 bytes; weight: packed, in tiles of 16 tokens; out: LinearOutput
+//   x: T [tokens <= 64, k], rows aligned to 16 bytes; weight: packed, in tiles of 16 rows; out: LinearOutput
 // The weights are the A operand and come from registers, where int8 becomes T; x is the B operand and is read by the
-// tensor cores from shared memory. A block takes 256 weight rows and one K split of k: two warpgroups multiply, two
-// tiles of 64 rows each, and one more warp keeps a ring of stages full. Where k is cut into several K splits, the
-// partial sums go to memory and reduce_splits() adds them. Bound by reading the weights. A chain of wgmma gives the
-// same bits as the chain of mma.sync m16n8k16 over the same inputs, so the sums are those of the other decode kernels.
+// tensor cores from shared memory. A block takes 256 weight rows and one K split. Two consumer warpgroups multiply, two
+// tiles of 64 weight rows each; one producer warp keeps the pipeline full. With split-K the partial sums go to memory
+// and reduce_splits() adds them. Bound by reading the weights.
+// A chain of wgmma gives the same bits as the chain of mma.sync m16n8k16 over the same inputs, so the sums are those of
+// the other decode kernels.
 #include <algorithm>
 
 #include "backends/cuda/device/wgmma.cuh"
@@ -27,20 +29,20 @@ namespace tinyllm::cuda {
 namespace {
 
 constexpr int kWarpgroup = 128;
-constexpr int kConsumers = 2;        // warpgroups that multiply
+constexpr int kConsumers = 2;        // warpgroups
 constexpr int kTilesOfConsumer = 2;  // of 64 weight rows
 constexpr int kConsumerThreads = kConsumers * kWarpgroup;
 constexpr int kMaxStages = 8;
 static_assert(kConsumers * kTilesOfConsumer * 64 == kBlockRows);
 
-// The sums of 64 tokens need more registers than a third of the block's: the producer then is a warpgroup that gives
-// its own away.
+// The sums of 64 tokens need more registers than an equal share of the block's. The producer then is a whole warpgroup,
+// which gives its registers to the consumers.
 template <int kTokens>
 constexpr bool kMovesRegisters = kTokens > 32;
 template <int kTokens>
 constexpr int kThreads = kConsumerThreads + (kMovesRegisters<kTokens> ? kWarpgroup : kWarpSize);
 
-// Blocks that fit an SM. Where it is two, the next kernel's blocks fill their rings while this one ends.
+// Blocks that fit on an SM. Where it is two, the blocks of the next kernel fill their pipelines while this one ends.
 template <int kTokens>
 constexpr int kBlocksOfSm = kTokens <= 16 ? 2 : 1;
 
@@ -51,13 +53,13 @@ constexpr int kPitch = kBlockRows + 8;
 
 constexpr int kConsumerWarps = kConsumerThreads / kWarpSize;
 
-// The sums of a tile of 64 weight rows in the order of linear/decode_order.h, a lane's part of each laid out as d of
-// wgmma.
+// The sums of a tile of 64 weight rows in the order of linear/decode_order.h, each laid out as d
+// of wgmma.
 template <bool kQuantized, int kTokens>
 struct TileSum {
     float k_slice[kTokens / 2] = {};  // not with 16-bit weights: their K slice is one chain
     float k_split[kTokens / 2] = {};
-    float scale[2] = {};  // of the chain that runs, for the lane's two weight rows
+    float scale[2] = {};  // of the current chain, for the lane's two weight rows
 
     __device__ void add_chain(const float (&chain)[kTokens / 2]) {
 #pragma unroll
@@ -117,7 +119,7 @@ public:
     }
 
 private:
-    // With int8 weights a chain ends with the K block, and both tiles share its accumulator: while this warpgroup
+    // With int8 weights a chain ends within the K block, so both tiles share one accumulator: while this warpgroup
     // scales and adds, the tensor cores work for the other one.
     static constexpr int kChains = kQuantized ? 1 : kTilesOfConsumer;
 

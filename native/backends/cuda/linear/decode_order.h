@@ -1,13 +1,17 @@
 // How the decode kernels split the sum over k. The order of summation follows from here, so nothing in this file may
-// depend on the number of rows or on the device.
+// depend on the number of tokens or on the device.
 //
-// The inputs are cut into K blocks of 128; K slice s of kKSlices has the K blocks s, s + kKSlices, s + 2 kKSlices, ..;
-// the K slices are cut into k_splits equal runs. With int8 weights the tensor cores sum one group, or the part of it
-// that lies in one K block, in one chain from zero, and
+// Three levels:
+//   K block   128 consecutive inputs.
+//   K slice   one of kKSlices = 16 interleaved sets of K blocks: slice s has the K blocks s, s + 16, s + 32, ...
+//             Sliced-K: where tokens are few, each consumer warp of a block sums one slice.
+//   K split   one of k_splits runs of consecutive K slices.
+//             Split-K: where tokens are many, each block sums one split, and the partial sums go through memory.
+// With int8 weights the tensor cores sum one group, or the part of it that lies in one K block, in one chain from zero:
 //     k_slice = fma(chain, scale, k_slice) over its K blocks and their groups
 // With 16-bit weights they sum the whole K slice in one chain. Then
-//     y = sum over K splits (sum over the K slices of the K split)
-// each in ascending order.
+//     y = sum over the K splits (sum over the K slices of the split)
+// All sums run in ascending order.
 #pragma once
 
 #include <algorithm>
@@ -49,17 +53,16 @@ private:
     }
 };
 
-// K splits of a weight [n, k]: 1, 2, 4 or 8. Where rows are many, a K split is a block's share of k, and the partial
-// sums of the K splits go through memory.
+// The number of K splits of a weight [n, k]: 1, 2, 4 or 8.
 inline int32_t decode_k_splits(int32_t n, int32_t k) {
-    constexpr double kBlocks = 132;     // that run at a time; a model shall give the same bits on every GPU
+    constexpr double kBlocks = 132;     // at a time, on one GPU for all: a model gives the same bits on every GPU
     constexpr double kBlockRows = 256;  // weight rows of a block
     const double row_blocks = static_cast<double>((n + 255) / 256);
     int32_t best = 1;
     double best_cost = 0;
     for (int32_t k_splits = 1; k_splits <= kMaxKSplits; k_splits *= 2) {
-        // Rounds of blocks, in units of reading kBlockRows whole rows; the partial sums of 32 tokens, half as dear a
-        // byte as weights because they stay in the L2 cache.
+        // The cost of a round of blocks without split-K is 1. The partial sums of 32 tokens are added to it; a byte of
+        // them costs half as much as a byte of weights, because they stay in the L2.
         const double blocks = row_blocks * k_splits;
         const double rounds = static_cast<double>(static_cast<int64_t>((blocks + kBlocks - 1) / kBlocks)) / k_splits;
         const double partial_bytes = k_splits == 1 ? 0 : blocks * kBlockRows * 32 * 4 * 2;
@@ -72,7 +75,7 @@ inline int32_t decode_k_splits(int32_t n, int32_t k) {
     return best;
 }
 
-// Rows of x that linear_decode_many takes at a time at most: so many tokens have partial sums at once.
+// Most tokens of one launch of the kernels for many tokens, and so most that have partial sums at a time.
 constexpr int kManyTokens = 64;
 
 // Bytes of Scratch::data that linear_decode needs for a weight [n, k].

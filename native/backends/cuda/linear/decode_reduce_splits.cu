@@ -1,8 +1,8 @@
-// Decode linear for many tokens, second kernel: adds the partial sums of the K splits of k, in ascending order, and
+// Decode linear for many tokens, second kernel of split-K: adds the partial sums of the K splits in ascending order and
 // writes y.
 //
 //   partial: float [k_splits, tokens, n_padded]; out: LinearOutput
-// Bound by its launch and by the latency of one load: the partial sums are in the L2.
+// Bound by its launch and by the latency of one load, because the partial sums are in the L2.
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/linear/decode_kernels.h"
 #include "backends/cuda/linear/output.cuh"

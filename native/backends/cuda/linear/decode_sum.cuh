@@ -1,4 +1,5 @@
-// y of tiles of 16 weight rows for some tokens, on the tensor cores, in the order of linear/decode_order.h.
+// GEMM of one K block on the tensor cores (mma.sync), in the order of linear/decode_order.h: tiles of 16 weight rows
+// times 8 kTokenTiles tokens.
 #pragma once
 
 #include "backends/cuda/device/mma.cuh"
@@ -6,7 +7,7 @@
 
 namespace tinyllm::cuda {
 
-// For 8 kTokenTiles tokens: [j] is an mma accumulator of rows 8j .. 8j + 7 of x.
+// The sums of a K slice. [j] is the mma accumulator of the tokens 8j .. 8j + 7.
 template <int kTokenTiles>
 struct KSliceSum {
     float chain[kTokenTiles][4] = {};
@@ -33,9 +34,9 @@ struct KSliceSum {
 
 // Adds a K block of kTiles tiles, which lie at k_blocks[m] in shared memory. scales(m, group) gives the lane's scales
 // in group `group` of the K block, of which `groups` exist, groups_per_k_block unless the weight ends. x_address(j,
-// vector) is the shared address of 16-byte vector `vector` (8 inputs of the K block) of the lane's token in column tile
-// j: the lane gives row lane % 8 and vector + lane / 8 to load_matrices(). kManyGroups: groups_per_k_block > 1;
-// without, the body is free of branches, so that conversions fill the gaps between mma.
+// vector) is the shared address of 16-byte vector `vector` (8 inputs of the K block) of the lane's token in token tile
+// j: the lane gives token lane % 8 and vector + lane / 8 to load_matrices(). kManyGroups: groups_per_k_block > 1.
+// Without it the body has no branches, so conversions fill the gaps between mma instructions.
 template <bool kManyGroups, typename T, bool kQuantized, int kTiles, int kTokenTiles, typename Scales, typename Address>
 __device__ void add_k_block(KSliceSum<kTokenTiles> (&sums)[kTiles], const WeightFragments<T, kQuantized>& fragments,
                             const unsigned char* const (&k_blocks)[kTiles], int groups_per_k_block, int groups,
@@ -52,7 +53,7 @@ __device__ void add_k_block(KSliceSum<kTokenTiles> (&sums)[kTiles], const Weight
         for (int m = 0; m < kTiles; ++m) fragments.read(k_blocks[m], block, words[m]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int part = 2 * block + half;  // 32 inputs: the shortest group
+            const int k32 = 2 * block + half;  // 32 inputs: the shortest group
             uint32_t a[kTiles][2][4];
 #pragma unroll
             for (int m = 0; m < kTiles; ++m) {
@@ -62,7 +63,7 @@ __device__ void add_k_block(KSliceSum<kTokenTiles> (&sums)[kTiles], const Weight
 #pragma unroll
             for (int j = 0; j < kTokenTiles; ++j) {
                 uint32_t b[4];
-                load_matrices(b, x_address(j, 4 * part));
+                load_matrices(b, x_address(j, 4 * k32));
 #pragma unroll
                 for (int step = 0; step < 2; ++step) {
 #pragma unroll
@@ -71,8 +72,8 @@ __device__ void add_k_block(KSliceSum<kTokenTiles> (&sums)[kTiles], const Weight
                 }
             }
             // A group beyond the last has weights 0 and no scale.
-            if (kManyGroups && (part + 1) * groups_per_k_block % 4 == 0) {
-                const int group = (part + 1) * groups_per_k_block / 4 - 1;
+            if (kManyGroups && (k32 + 1) * groups_per_k_block % 4 == 0) {
+                const int group = (k32 + 1) * groups_per_k_block / 4 - 1;
                 if (group < groups) end_group(group);
             }
         }

@@ -1,4 +1,4 @@
-// A weight as the decode kernels read it, and how its K blocks come to shared memory without TMA.
+// A weight as the decode kernels read it, and the copy of a K block to shared memory on GPUs without TMA.
 #pragma once
 
 #include <cuda.h>
@@ -17,7 +17,7 @@ struct DecodeWeight {
     int32_t k_padded;
     int32_t num_tiles;           // n_padded / 16
     int32_t k_blocks;            // ceil(k_padded / 128)
-    int32_t groups;              // of a row
+    int32_t groups;              // per row
     int32_t group_shift;         // log2 of the inputs of a group; 30 where a row is one group
     int32_t groups_per_k_block;  // 1, 2 or 4; 1 where a group spans several K blocks
     int32_t k_splits;
@@ -29,9 +29,9 @@ constexpr bool kHasTma = true;
 constexpr bool kHasTma = false;
 #endif
 
-// Starts cp.async copies of a K block of a tile and of its scales to shared memory, where a warp, all of whose lanes
-// call, will read them: `data` kKBlockAlign-aligned, `scales` [groups_per_k_block, 16]. A lane copies the weights that
-// it reads.
+// Starts cp.async copies of one K block of a tile and of its scales to shared memory. `data` is kKBlockAlign-aligned,
+// `scales` is [groups_per_k_block, 16]. All lanes of the warp that reads them call: a lane copies the weights that it
+// reads itself.
 template <typename T, bool kQuantized>
 __device__ void copy_k_block(const WeightFragments<T, kQuantized>& fragments, const DecodeWeight& weight, int32_t tile,
                              int32_t k_block, uint32_t data, uint32_t scales) {

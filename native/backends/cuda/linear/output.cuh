@@ -1,4 +1,4 @@
-// The last step of every linear kernel: bias, then the form that LinearOutput asks for.
+// The last step of the epilogue of every linear kernel: bias, then the form that LinearOutput asks for.
 #pragma once
 
 #include "backends/cuda/device/convert.cuh"
@@ -9,7 +9,7 @@ namespace tinyllm::cuda {
 // To about 2^-20, far below the rounding to 16 bits that follows.
 __device__ inline float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
-// What outputs `first` (even) and `first + 1` of a row are added to, as read from memory; unset unless `out` asks for
+// What outputs `first` (even) and `first + 1` of a token are added to, as read from memory; unset unless `out` asks for
 // it. Kernels read it early, while they still wait for weights. Past L1: a predecessor may have written it while this
 // kernel already ran.
 template <typename T>
@@ -24,7 +24,7 @@ struct Addend {
     }
 };
 
-// Writes outputs `first` (even) and `first + 1` of one row; those from n on are dropped. `bias` may be null.
+// Writes outputs `first` (even) and `first + 1` of one token; those from n on are dropped. `bias` may be null.
 template <typename T>
 __device__ void write_outputs(const LinearOutput& out, const float* bias, int32_t n, int64_t token, int32_t first,
                               float2 y, const Addend<T>& addend) {

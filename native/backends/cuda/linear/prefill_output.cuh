@@ -1,5 +1,5 @@
-// How the prefill kernels write y: from the accumulators through shared memory, so that rows are written in whole
-// lines.
+// The epilogue of the prefill kernels: y goes from the accumulators through shared memory, so that it is written in
+// whole lines.
 #pragma once
 
 #include <cstring>
@@ -8,7 +8,7 @@
 
 namespace tinyllm::cuda {
 
-// Where a lane's four neighbouring outputs go, row after row.
+// Where a lane's four neighbouring outputs go, token after token.
 template <typename T>
 class QuadOutput {
 public:
@@ -85,9 +85,9 @@ private:
     bool whole_;
 };
 
-// Turns the sums of a team of four warps round, so that rows of y are written in whole lines by a short loop: written
-// from the accumulators directly the code alone is so long that fetching it takes as long as half the multiplication.
-// kWidth outputs x kTokens tokens a round go through shared memory.
+// The epilogue of a team of four warps. Per round, kWidth outputs of kTokens tokens go through shared memory, and a
+// short loop writes them in whole lines. Stores straight from the accumulators are so much code that fetching it takes
+// as long as half the multiplication.
 template <typename T, int kWidth>
 class OutputStage {
 public:
@@ -114,7 +114,7 @@ public:
         }
     }
 
-    // Writes kRounds x kTokens tokens from `first_token` on, as far as there are rows; put_round(round), with a
+    // Writes kRounds x kTokens tokens from `first_token` on, as far as there are tokens; put_round(round), with a
     // constant once unrolled, puts the lane's sums of a round.
     template <int kRounds, typename PutRound>
     __device__ void write(int64_t first_token, int64_t tokens, PutRound&& put_round) {
@@ -137,10 +137,10 @@ public:
 
 private:
     static constexpr int kTeamThreads = 128;
-    static constexpr int kQuads = kWidth / 4;  // threads a row
+    static constexpr int kQuads = kWidth / 4;  // threads per token
 
     static constexpr int kRowsAtOnce = kTeamThreads / kQuads;
-    static constexpr int kSteps = kTokens / kRowsAtOnce;  // rows of a thread in a round
+    static constexpr int kSteps = kTokens / kRowsAtOnce;  // tokens of a thread in a round
 
     struct Addends {
         typename QuadOutput<T>::Quad of_step[kSteps];

@@ -1,8 +1,9 @@
-// y = x W^T + b for many tokens by mma.sync m16n8k16, weights and x through a cp.async ring in shared memory.
+// GEMM for many tokens by mma.sync m16n8k16: y = x W^T + b. Weights and x pass through a cp.async pipeline in shared
+// memory.
 //
 //   x: T [tokens, k]; weight: int8 or T [n_padded, k_padded] packed, scales f16 [groups, n_padded]
-// A block computes kTileOutputs x kTileTokens of y. Its four warps stand side by side along the outputs, so that each
-// weight is converted once; all of them read all of x, which shared memory can keep up with.
+// A block computes kTileOutputs x kTileTokens of y. Its four warps split the outputs, so each weight is converted once.
+// All four read all of x, and shared memory is fast enough for that.
 #include "backends/cuda/device/async_copy.cuh"
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/device/mma.cuh"
@@ -37,7 +38,7 @@ struct Input {
 };
 
 // One thread's share of copying a tile of kRows rows of kVectors x 16 bytes into shared memory, block after block of
-// inputs. Rows beyond the matrix are left alone: they only reach results that are not written. Swizzled: vector c of
+// inputs. Rows beyond the matrix are not copied: they only reach results that are not written. Swizzled: vector c of
 // row r lies at vector c ^ (r % 8).
 template <int kRows, int kVectors, bool kSwizzled>
 class TileCopy {
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int32_t first_output = blockIdx.y * kTileOutputs;
     const int64_t first_token = int64_t{blockIdx.x} * kTileTokens;
     const int32_t blocks = weight.k_padded / kBlockInputs;
-    const uint32_t ring = shared_address(shared);
+    const uint32_t stages = shared_address(shared);
 
     float sums[kFragments][kTokenTiles * 4] = {};
     GroupScales<kQuantized> scales[kFragments] = {
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const TileCopy<kTileTokens, 8, true> x_copy(in.data, in.row_stride * 2, first_token, in.tokens);
     // Requests one block of inputs into a stage: the tile of weights, then that of x, zeros from input k on.
     const auto request = [&](int stage, int32_t block) {
-        const uint32_t target = ring + stage * kStageBytes<T, kQuantized>;
+        const uint32_t target = stages + stage * kStageBytes<T, kQuantized>;
         weight_copy.request(target, block, 16);
         const int valid = max(0, min(8, weight.k - block * kBlockInputs - static_cast<int>(threadIdx.x) % 8 * 8)) * 2;
         if (in.aligned)
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (next < blocks) request(stage == 0 ? kStages - 1 : stage - 1, next);
         commit_copies();
 
-        const uint32_t tile = ring + stage * kStageBytes<T, kQuantized>;
+        const uint32_t tile = stages + stage * kStageBytes<T, kQuantized>;
         const uint32_t x_row = tile + kWeightBytes<T, kQuantized> + lane % 8 * 128;
         uint32_t a[kFragments][4][4];
 #pragma unroll
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 
     wait_for_copies<0>();
-    __syncthreads();  // the ring is free now
+    __syncthreads();  // all stages have been read
     using Output = OutputStage<T, kTileOutputs>;
     Output output(reinterpret_cast<float*>(shared), 0, out, bias, weight.n, first_output);
     output.template write<kTileTokens / Output::kTokens>(first_token, in.tokens, [&](int round) {

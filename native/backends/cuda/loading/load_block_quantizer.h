@@ -10,7 +10,7 @@
 
 namespace tinyllm::cuda {
 
-// Backend::load_linear from the moment on when rows are in device memory: chooses scales, quantises, sums up the
+// The part of Backend::load_linear after the rows are in device memory: chooses scales, quantises, sums up the
 // moments that are asked for. The arrays of a LinearLoad cross at the beginning and at the end of a tensor. Keeps its
 // buffers from tensor to tensor.
 class LoadBlockQuantizer {

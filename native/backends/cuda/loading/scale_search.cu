@@ -4,9 +4,9 @@
 //
 //   raw: float, f16 or bf16 [num_rows, cols]; importance: float [cols] or null; scales: f16 [num_rows, groups]
 //
-// A warp has a group, and each of its lanes one factor r: it walks the whole group with sixteen sums in registers, as
+// A warp takes a group, and each of its lanes one factor r: it walks the whole group with sixteen sums in registers, as
 // the host does. All lanes read the same weight at a time, which shared memory broadcasts, so nothing but arithmetic
-// takes time: 10 operations a weight and factor. 31 of 32 lanes have a factor.
+// takes time: 10 operations per weight and factor. 31 of 32 lanes have a factor.
 #include "backends/cuda/loading/scale_search.h"
 
 #include <algorithm>
@@ -92,7 +92,7 @@ __device__ float rounding_error(const Raw* in, const float* importance, int32_t 
     return sum;
 }
 
-// PRECOND: block kWarps * 32, one warp a (row, group), groups of a row consecutive.
+// PRECOND: block kWarps * 32, one warp per (row, group), groups of a row consecutive.
 template <typename Raw>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
     choose_scales_kernel(const Raw* raw, const float* importance, int64_t num_rows, int32_t cols, int32_t group_length,

@@ -17,7 +17,7 @@
 
 namespace tinyllm::cuda {
 
-// A tensor passes in load blocks through a ring of them, each a pinned buffer and a device buffer. While the host
+// A tensor passes through kLoadBlocks load blocks in turn, each a pinned buffer and a device buffer. While the host
 // copies load block i into its pinned buffer, load block i - 1 crosses the PCIe link and load block i - 2 is quantised
 // (LoadBlockQuantizer), so loading takes the slowest of the three, not their sum. Holds its buffers for as long as it
 // lives: page-locking memory costs milliseconds.
@@ -42,7 +42,7 @@ private:
         CudaEvent quantized;  // the device buffer is free
     };
 
-    // Copies `bytes` of rows to the slot's device buffer.
+    // Copies `bytes` of rows to the load block's device buffer.
     void stage(LoadBlock& load_block, const void* rows, size_t bytes);
 
     const CudaStream& cuda_stream_;

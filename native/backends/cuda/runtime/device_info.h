@@ -32,7 +32,7 @@ struct DeviceTraits {
     bool sm90a = false;
 };
 
-// Of the current device, asked once a device and process. Throws CudaError, and Config errors where this build has no
+// Of the current device, asked once per device and process. Throws CudaError, and Config errors where this build has no
 // code for the device.
 const DeviceTraits& device_traits();
 

@@ -1,4 +1,4 @@
-// Descriptions of matrices for bulk tensor copies (compute capability 9.0).
+// Tensor maps: descriptions of matrices for TMA (compute capability 9.0).
 #pragma once
 
 #include <cuda.h>
