@@ -10,7 +10,7 @@
 namespace tinyllm::bench {
 
 // Bytes of the matrices that every step reads: all layers and the output matrix, with scales, as they lie in memory.
-// An untied embedding is not among them: a step reads a row a token of it.
+// An untied embedding is not among them: a step reads a row per token of it.
 inline uint64_t weight_bytes(const ModelConfig& config, DeviceKind device) {
     uint64_t bytes = 0;
     for (const LinearSpec& spec : linear_specs(config)) {

@@ -42,7 +42,7 @@ public:
     // Opens the device of `options`, with scratch for steps of its largest batch.
     explicit KernelData(const Options& options);
 
-    // Of any step: the longest of the options' prompts and batches.
+    // The most rows of any step: the longest of the options' prompts and batches.
     int32_t max_rows() const { return max_rows_; }
 
     Backend& backend() { return *backend_; }

@@ -1,4 +1,4 @@
-// Every operation of a model by itself: one row an operation, phase and row count. What an operation reads from memory
+// Every operation of a model by itself: one row per operation, phase and row count. What an operation reads from memory
 // in a real step is rotated over copies that exceed the last-level cache.
 #include <algorithm>
 #include <chrono>

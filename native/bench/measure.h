@@ -10,8 +10,8 @@ namespace tinyllm::bench {
 
 // What the device can do at best, measured now.
 struct Ceilings {
-    double read_bandwidth;  // bytes a second
-    double matrix_rate;     // floating-point operations a second, 16-bit inputs
+    double read_bandwidth;  // bytes per second
+    double matrix_rate;     // floating-point operations per second, 16-bit inputs
 };
 
 // ", 87% of WHAT"; nothing where the ceiling was not measured (NaN).
@@ -22,7 +22,7 @@ Ceilings measure_ceilings(const Options& options, Report& report);
 void measure_speed(const Options& options, const Ceilings& ceilings, Report& report);
 // Each operation of the model by itself, caches flushed.
 void measure_kernels(const Options& options, const Ceilings& ceilings, Report& report);
-// The plan, beside what an engine allocates where the device is there.
+// The plan and, where the device is there, what an engine really allocates.
 void print_memory(const Options& options, Report& report);
 // What int8 saves, the KV cache over context and batch, the activations of a prompt kept and recomputed.
 void print_model_tables(const Options& options);

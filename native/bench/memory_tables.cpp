@@ -1,5 +1,5 @@
 // The memory of one configuration: plan by component and buffer, what an engine really allocates, what a GPU's driver
-// takes beside it.
+// takes in addition.
 #include <cstdio>
 #include <utility>
 

@@ -98,19 +98,4 @@ inline f16 from_float<f16>(float x) {
     return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
 }
 
-template <typename T>
-constexpr DType dtype_of();
-template <>
-constexpr DType dtype_of<float>() {
-    return DType::F32;
-}
-template <>
-constexpr DType dtype_of<f16>() {
-    return DType::F16;
-}
-template <>
-constexpr DType dtype_of<bf16>() {
-    return DType::BF16;
-}
-
 }  // namespace tinyllm

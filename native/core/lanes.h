@@ -1,5 +1,5 @@
-// Sixteen floats that are computed with side by side, for host loops over weights that must give the same bits on every
-// machine: a sum keeps one partial sum a lane, whatever the width of the registers that hold them.
+// Sixteen floats that are computed together, for host loops over weights that must give the same bits on every
+// machine: a sum keeps one partial sum per lane, whatever the width of the registers that hold them.
 #pragma once
 
 #include <cstdint>

@@ -63,7 +63,7 @@ public:
     ComponentStats stats(Component component) const;
     ComponentStats total() const;                // peak is the peak of the sum, not the sum of peaks
     std::vector<AllocationRecord> live() const;  // empty unless built with CUDA_MEMORY_TRACKING
-    // A line for each live allocation; "" if there is none. The destructor writes it to standard error.
+    // One line per live allocation; "" if there is none. The destructor writes it to standard error.
     std::string leak_report() const;
 
     static void fail_after(int64_t countdown);  // test hook, see tl_debug_fail_allocation

@@ -26,7 +26,7 @@ struct HostTensor {
     const void* data = nullptr;
 };
 
-// What Backend::load_linear() does with a tensor W beside storing it. Arrays are host memory; null: not wanted.
+// What Backend::load_linear() does with a tensor W in addition to storing it. Arrays are host memory; null: not wanted.
 struct LinearLoad {
     // W8A16: each group gets the scale of least error (quantization/scale_search.h) instead of f16(absmax / 127).
     bool search_scales = false;
@@ -102,12 +102,12 @@ public:
     // max_batch_size) so that few different steps are captured.
     virtual StepKey round_up(const StepKey& key, const EngineConfig& /*config*/) const { return key; }
 
-    // What the device can do at best, measured now for benchmarks: bytes a second of reading a block larger than the
-    // caches, and floating-point operations a second of its matrix (or vector) units with 16-bit inputs.
+    // What the device can do at best, measured now for benchmarks: bytes per second of reading a block larger than the
+    // caches, and floating-point operations per second of its matrix (or vector) units with 16-bit inputs.
     virtual double measure_read_bandwidth(MemoryTracker& tracker) = 0;
     virtual double measure_matrix_rate(MemoryTracker& tracker) = 0;
 
-    // Runs `body`, which enqueues one step. A backend that can captures it once a key and replays it.
+    // Runs `body`, which enqueues one step. A backend with graphs captures it once per key and replays it.
     virtual void run_step(const StepKey& key, const std::function<void()>& body) = 0;
 };
 

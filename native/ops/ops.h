@@ -4,8 +4,8 @@
 // Pointers are memory of the backend. Everything is enqueued in order on the backend's one queue.
 //
 // Rule for every implementation: the result of a row depends only on that row's inputs, its sequence and the shapes of
-// the weights, never on how many or which other rows run beside it (within one Phase). A request then gives the same
-// bits alone and in any batch.
+// the weights, never on how many or which other rows run in the same step (within one Phase). A request then gives the
+// same bits alone and in any batch.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace tinyllm {
 
-// A step is either decode (one row a sequence, at most max_batch rows) or prefill (chunks of prompts). A backend may
+// A step is either decode (one row per sequence, at most max_batch rows) or prefill (chunks of prompts). A backend may
 // use different kernels for the two; it must not choose between kernels of different summation order by row count.
 enum class Phase : int32_t { Decode, Prefill };
 

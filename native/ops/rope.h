@@ -9,7 +9,7 @@
 
 namespace tinyllm {
 
-// Inverse frequencies in radians a position, [rotary_dim / 2]; pair (i, i + rotary_dim / 2) of a head turns by
+// Inverse frequencies in radians per position, [rotary_dim / 2]; pair (i, i + rotary_dim / 2) of a head turns by
 // position * inv_freq[i]. Formulas as in Hugging Face transformers, modeling_rope_utils.py: default (Su et al. 2021),
 // linear (position interpolation), llama3 (Llama 3.1's piecewise rescaling), yarn (Peng et al. 2023, NTK by parts).
 // For dynamic these are the frequencies within the original context. `freq_factors` ([rotary_dim / 2] or empty)

@@ -55,9 +55,9 @@ public:
 
     // Sends everything; the batches below are valid until the next upload.
     void upload(Backend& backend);
-    // One batch a tile: its rows and segments. `whole` fills in what is common to all.
+    // One batch per tile: `common` with the tile's rows and segments filled in.
     std::vector<StepBatch> tiles(const StepBatch& common) const;
-    // All rows as one batch without segments: for embedding, logits and sampling.
+    // `common` with all rows filled in, as one batch without segments: for embedding, logits and sampling.
     StepBatch whole(const StepBatch& common) const;
     // 0, 1, 2, ... on the device, as many as a step has rows.
     const int32_t* ascending_rows() const { return device_at<int32_t>(offsets_.ascending); }

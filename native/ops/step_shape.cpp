@@ -10,7 +10,7 @@ namespace {
 // activation bytes; 256 rows keep the matrix kernels busy, so that tiles need not be larger.
 constexpr int32_t kRecomputeTiles = 4;
 constexpr int32_t kMaxRecomputeTileRows = 256;
-// Rows of logits for prompt_logits requests, so that the output matrix is not read once a row.
+// Rows of logits for prompt_logits requests, so that the output matrix is not read once per row.
 constexpr int32_t kMinLogitsRows = 16;
 
 }  // namespace

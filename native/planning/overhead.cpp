@@ -53,8 +53,8 @@ std::vector<OverheadEntry> overhead(const ModelConfig& model, const EngineConfig
     const uint64_t quantizer = quantizer_bytes(model, staging.load_block);
     const uint64_t used = make_plan(model, engine).total() + blocks + quantizer;
     return {{"pinned transfer buffers", false, false, staging.transfer},
-            {"pinned slabs of weights", false, true, blocks},
-            {"slabs of weights", true, true, blocks},
+            {"pinned load blocks of weights", false, true, blocks},
+            {"load blocks of weights", true, true, blocks},
             {"scales and moments", true, true, quantizer},
             {"rounding of the pool", true, false, (staging.pool_step - used % staging.pool_step) % staging.pool_step}};
 }

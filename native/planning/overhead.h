@@ -1,6 +1,6 @@
-// What an engine takes beside its plan: buffers that data passes through, most of them only while weights load, and the
-// rounding of the memory pool. Computed from the configurations, for any device. What the CUDA driver takes for itself
-// is not in it (ops/backend.h, DriverMemory).
+// What an engine takes in addition to its plan: buffers that data passes through, most of them only while weights load,
+// and the rounding of the memory pool. Computed from the configurations, for any device. What the CUDA driver takes for
+// itself is not in it (ops/backend.h, DriverMemory).
 #pragma once
 
 #include <cstdint>

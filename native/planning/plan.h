@@ -1,7 +1,8 @@
-// MemoryPlan: every allocation of an engine, computed from the configurations alone.
+// MemoryPlan: every allocation of an engine, computed from the configurations, before the engine exists and for devices
+// that this machine may not have. One more thing counts: the scratch of the CPU backend grows with num_threads().
 //
 // The engine allocates exactly these entries (PlannedMemory) and nothing else for as long as it lives, so the plan is
-// what the tracker shows. Bytes are those of SPEC.md sections 1 to 3.
+// what the tracker shows. docs/memory-model.md has the formulas.
 #pragma once
 
 #include <cstdint>

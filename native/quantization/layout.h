@@ -30,7 +30,7 @@ TL_HOST_DEVICE constexpr int32_t cuda_packed_col(int32_t k) {
 struct LinearLayout {
     int64_t n_padded;
     int64_t k_padded;
-    int64_t groups;        // scales a row; 0 where not quantised
+    int64_t groups;        // scales per row; 0 where not quantised
     int64_t element_size;  // bytes of a weight
 
     int64_t weight_bytes() const { return n_padded * k_padded * element_size; }

@@ -11,8 +11,9 @@ namespace tinyllm {
 
 constexpr int32_t kRandomBlock = 8;  // weights made from one random number
 
-// Eight random bytes for the weights (row, kRandomBlock * block) and following of a matrix of `num_blocks` blocks a
-// row: splitmix64 (Steele, Lea and Flood, OOPSLA 2014), a mix of a counter, so that any part can be made by any thread.
+// Eight random bytes for the weights (row, kRandomBlock * block) and following of a matrix of `num_blocks` blocks
+// per row: splitmix64 (Steele, Lea and Flood, OOPSLA 2014), a mix of a counter, so that any part can be made by any
+// thread.
 TL_HOST_DEVICE constexpr uint64_t random_bits(uint64_t seed, int64_t row, int64_t num_blocks, int64_t block) {
     uint64_t x = seed * 0xD1342543DE82EF95ull + static_cast<uint64_t>(row * num_blocks + block);
     x += 0x9E3779B97F4A7C15ull;

@@ -23,7 +23,7 @@ typedef struct tl_test_target {
     int32_t device_index;
     int32_t dtype;         // tl_dtype: T
     int32_t quantization;  // tl_quantization of linear weights
-    int32_t group_size;    // 32, 64, 128, 256, or 0: one group a row
+    int32_t group_size;    // 32, 64, 128, 256, or 0: one group per row
 } tl_test_target;
 
 // A tensor as it comes from a checkpoint: row-major, perhaps unaligned. Vectors have one row.
@@ -149,7 +149,7 @@ TL_API tl_status tl_test_logits(const tl_test_target* target, const tl_test_batc
                                 const tl_test_tensor* head, const float* hidden, const int32_t* logits_rows,
                                 int32_t num_logits, float* logits);
 
-// Ops::sample of one decode row a logits row. logits: float [num_rows, vocab_size]; params and out: [num_rows];
+// Ops::sample with one decode row per row of logits. logits: float [num_rows, vocab_size]; params and out: [num_rows];
 // seen: uint32 [num_slots, ceil(vocab_size / 32)] or null.
 TL_API tl_status tl_test_sample(const tl_test_target* target, const tl_test_batch* batch, int32_t vocab_size,
                                 const float* logits, const tinyllm::SampleParams* params, const uint32_t* seen,

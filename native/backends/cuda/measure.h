@@ -7,9 +7,9 @@
 
 namespace tinyllm::cuda {
 
-// Bytes a second of the fastest plain read of 4 GB (less where the device has not so much free).
+// Bytes per second of the fastest plain read of 4 GB (less where the device has not so much free).
 double cuda_read_bandwidth(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker);
-// Floating-point operations a second of the tensor cores with random float16 inputs that already lie in registers and
+// Floating-point operations per second of the tensor cores with random float16 inputs that already lie in registers and
 // shared memory.
 double cuda_matrix_rate(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker);
 

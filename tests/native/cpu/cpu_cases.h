@@ -15,7 +15,7 @@ using namespace cpu;  // what these tests are of
 
 inline constexpr DType kActivations[] = {DType::F32, DType::F16, DType::BF16};
 
-// Those that this machine has, from the portable reference up. (Avx512Bf16 matters to linear layers only.)
+// Those that this machine has, from the portable reference up.
 inline std::vector<CpuIsa> available_isas() {
     std::vector<CpuIsa> out;
     for (CpuIsa isa : {CpuIsa::Portable, CpuIsa::Avx2, CpuIsa::Avx512})

@@ -159,7 +159,7 @@ constexpr ShapeCase kShapes[] = {
     {2, 1, 7, 0},     // smaller than a vector
     {4, 2, 64, 1},    // window: the row itself
     {4, 2, 64, 70},   // window across pages
-    {4, 2, 64, 300},  // across chunks
+    {4, 2, 64, 300},  // across splits
 };
 
 template <typename F>

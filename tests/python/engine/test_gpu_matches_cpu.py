@@ -83,8 +83,8 @@ def test_cuda_finds_the_scales_of_the_cpu(case: ReferenceCase, group_size: int) 
     np.testing.assert_array_equal(cuda, cpu)
 
 
-def test_cuda_loads_a_matrix_of_several_slabs_alike() -> None:
-    # 20 MB; slabs have 8.
+def test_cuda_loads_a_matrix_of_several_load_blocks_alike() -> None:
+    # 20 MB; load blocks have 8.
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(5001, 1030)).astype(np.float32)
     counts = np.exp2(rng.uniform(-6, 6, 1030)).astype(np.float32)

@@ -188,10 +188,10 @@ def test_a_cuda_plan_needs_neither_gpu_nor_cuda() -> None:
     pool = planned.total + planned.estimates["loading and pool"]
     assert pool % (32 * MB) == 0
     assert {entry.name for entry in planned.overhead if entry.on_device and entry.only_loading} == {
-        "slabs of weights",
+        "load blocks of weights",
         "scales and moments",
     }
-    assert planned.host_peak == 29 * MB  # pinned: three slabs of 8 MB, 1 MB up and 4 MB down
+    assert planned.host_peak == 29 * MB  # pinned: three load blocks of 8 MB, 1 MB up and 4 MB down
     context = planned.max_seq_len(24 * GB)
     assert tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(1, context)).fits(24 * GB)
     assert not tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(1, context + 64)).fits(24 * GB)

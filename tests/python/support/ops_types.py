@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PAGE_TOKENS = 64  # kPageTokens of native/config/config.h
 
 # Values of TINYLLM_CPU_ISA (native/backends/cpu/simd/isa.h), each including the ones before it.
-CPU_INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512bf16")
+CPU_INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 
 NUMPY_DTYPES = {
     "float32": np.dtype(np.float32),

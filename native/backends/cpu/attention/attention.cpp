@@ -11,27 +11,27 @@ namespace tinyllm::cpu {
 
 namespace {
 
-// Queries of a prefill tile: enough that widening a page costs little beside using it.
+// Queries of a prefill tile: enough that widening a page costs little compared with using it.
 constexpr int32_t kTileQueries = 96;
 
 int32_t rows_per_tile(int32_t q_per_kv) { return std::max(1, kTileQueries / q_per_kv); }
 
-int64_t chunks_of(int64_t kv_len) { return (kv_len + kChunkTokens - 1) / kChunkTokens; }
+int64_t splits_of(int64_t kv_len) { return (kv_len + kSplitTokens - 1) / kSplitTokens; }
 
-// Scratch: a tile for each thread, then, for decode, the state of each (row, kv head, chunk).
+// Scratch: a tile for each thread, then, for decode, the state of each (row, kv head, split).
 struct ScratchLayout {
     int64_t max_queries;
     int64_t tile_floats;   // of one thread
     int64_t state_floats;  // of one state
-    int64_t max_chunks;    // of a row
+    int64_t max_splits;    // of a row
 
     ScratchLayout(int32_t q_per_kv, int32_t head_dim, int64_t kv_len)
         : max_queries(static_cast<int64_t>(rows_per_tile(q_per_kv)) * q_per_kv),
           tile_floats(AttentionTile::scratch_floats(head_dim, max_queries)),
           state_floats(AttentionState::floats(q_per_kv, head_dim)),
-          max_chunks(chunks_of(kv_len)) {}
+          max_splits(splits_of(kv_len)) {}
     int64_t bytes(int64_t decode_rows, int32_t num_kv_heads) const {
-        return 4 * (num_threads() * tile_floats + decode_rows * num_kv_heads * max_chunks * state_floats);
+        return 4 * (num_threads() * tile_floats + decode_rows * num_kv_heads * max_splits * state_floats);
     }
 };
 
@@ -45,7 +45,7 @@ int64_t attention_scratch_bytes(const ModelConfig& model, const EngineConfig& en
 
 namespace {
 
-// Every (row, kv head, chunk) is a piece of work, so that one long sequence keeps all threads busy; then the chunks of
+// Every (row, kv head, split) is a piece of work, so that one long sequence keeps all threads busy; then the splits of
 // a row are merged in order.
 void attend_decode(const CpuKernels& kernels, const ScratchLayout& layout, float* scratch, const StepBatch& batch,
                    const AttentionShape& shape, const void* qkv, const KvLayer& kv, void* out) {
@@ -54,34 +54,34 @@ void attend_decode(const CpuKernels& kernels, const ScratchLayout& layout, float
     const auto make_tile = [&](int thread) {
         return AttentionTile(kernels, batch, shape, qkv, kv, scratch + thread * layout.tile_floats, layout.max_queries);
     };
-    const auto state_of = [&](int64_t row, int64_t kv_head, int64_t chunk) {
-        float* memory = states + ((row * kv_heads + kv_head) * layout.max_chunks + chunk) * layout.state_floats;
+    const auto state_of = [&](int64_t row, int64_t kv_head, int64_t split) {
+        float* memory = states + ((row * kv_heads + kv_head) * layout.max_splits + split) * layout.state_floats;
         return AttentionState::in(memory, shape.q_per_kv(), shape.head_dim);
     };
-    parallel_for_each(batch.num_rows * kv_heads * layout.max_chunks, [&](int thread, int64_t i) {
-        const int64_t row = i / (kv_heads * layout.max_chunks);
-        const int64_t kv_head = i / layout.max_chunks % kv_heads, chunk = i % layout.max_chunks;
+    parallel_for_each(batch.num_rows * kv_heads * layout.max_splits, [&](int thread, int64_t i) {
+        const int64_t row = i / (kv_heads * layout.max_splits);
+        const int64_t kv_head = i / layout.max_splits % kv_heads, split = i % layout.max_splits;
         if (batch.slots[row] < 0) return;
         const int32_t position = batch.positions[row];
         AttentionTile tile = make_tile(thread);
-        const int64_t first = tile.first_chunk(position), last = tile.last_chunk(position);
-        if (chunk < first || chunk > last) return;
+        const int64_t first = tile.first_split(position), last = tile.last_split(position);
+        if (split < first || split > last) return;
         tile.load(static_cast<int32_t>(row), static_cast<int32_t>(row + 1), static_cast<int32_t>(kv_head));
-        const AttentionState state = state_of(row, kv_head, chunk);
-        tile.attend_chunk(chunk, state);
+        const AttentionState state = state_of(row, kv_head, split);
+        tile.attend_split(split, state);
         if (first == last) tile.store(state, out);
     });
-    if (layout.max_chunks == 1) return;
+    if (layout.max_splits == 1) return;
     parallel_for(batch.num_rows * kv_heads, 1, [&](int thread, int64_t begin, int64_t end) {
         AttentionTile tile = make_tile(thread);
         for (int64_t i = begin; i < end; ++i) {
             const int64_t row = i / kv_heads, kv_head = i % kv_heads;
             if (batch.slots[row] < 0) continue;
-            const int64_t first = tile.first_chunk(batch.positions[row]), last = tile.last_chunk(batch.positions[row]);
+            const int64_t first = tile.first_split(batch.positions[row]), last = tile.last_split(batch.positions[row]);
             if (first == last) continue;
             const AttentionState total = state_of(row, kv_head, first);
-            for (int64_t chunk = first + 1; chunk <= last; ++chunk)
-                merge_states(total, state_of(row, kv_head, chunk), 0, shape.q_per_kv(), shape.head_dim);
+            for (int64_t split = first + 1; split <= last; ++split)
+                merge_states(total, state_of(row, kv_head, split), 0, shape.q_per_kv(), shape.head_dim);
             tile.load(static_cast<int32_t>(row), static_cast<int32_t>(row + 1), static_cast<int32_t>(kv_head));
             tile.store(total, out);
         }

@@ -65,7 +65,7 @@ AttentionTile::AttentionTile(const CpuKernels& kernels, const StepBatch& batch, 
       queries_(take(memory, max_queries * stride_)),
       scores_(take(memory, max_queries * kPageTokens)),
       factors_(take(memory, max_queries)),
-      chunk_(AttentionState::in(memory, max_queries, shape.head_dim)),
+      split_(AttentionState::in(memory, max_queries, shape.head_dim)),
       total_(AttentionState::in(memory + AttentionState::floats(max_queries, shape.head_dim), max_queries,
                                 shape.head_dim)) {}
 
@@ -137,28 +137,28 @@ void AttentionTile::attend_page(int32_t page, const AttentionState& state) {
     for (int32_t row = full_end; row < seen_end; ++row) add_partial(row);
 }
 
-void AttentionTile::attend_chunk(int64_t chunk, const AttentionState& state) {
+void AttentionTile::attend_split(int64_t split, const AttentionState& state) {
     clear(state, static_cast<int64_t>(num_rows_) * shape_.q_per_kv(), stride_);
-    constexpr int32_t kChunkPages = kChunkTokens / kPageTokens;
+    constexpr int32_t kSplitPages = kSplitTokens / kPageTokens;
     const int32_t last_page = (first_position_ + num_rows_ - 1) / kPageTokens;
-    const int32_t first = static_cast<int32_t>(chunk) * kChunkPages;
-    for (int32_t page = first; page < first + kChunkPages && page <= last_page; ++page) attend_page(page, state);
+    const int32_t first = static_cast<int32_t>(split) * kSplitPages;
+    for (int32_t page = first; page < first + kSplitPages && page <= last_page; ++page) attend_page(page, state);
 }
 
 void AttentionTile::attend_all() {
     const int32_t heads = shape_.q_per_kv(), last_position = first_position_ + num_rows_ - 1;
-    for (int64_t chunk = first_chunk(first_position_); chunk <= last_chunk(last_position); ++chunk) {
-        attend_chunk(chunk, chunk_);
+    for (int64_t split = first_split(first_position_); split <= last_split(last_position); ++split) {
+        attend_split(split, split_);
         for (int32_t row = 0; row < num_rows_; ++row) {
             const int32_t position = first_position_ + row;
             const int64_t begin = static_cast<int64_t>(row) * heads, end = begin + heads;
-            if (chunk == first_chunk(position)) {
-                std::copy(chunk_.max + begin, chunk_.max + end, total_.max + begin);
-                std::copy(chunk_.sum + begin, chunk_.sum + end, total_.sum + begin);
-                std::copy(chunk_.values + begin * stride_, chunk_.values + end * stride_,
+            if (split == first_split(position)) {
+                std::copy(split_.max + begin, split_.max + end, total_.max + begin);
+                std::copy(split_.sum + begin, split_.sum + end, total_.sum + begin);
+                std::copy(split_.values + begin * stride_, split_.values + end * stride_,
                           total_.values + begin * stride_);
-            } else if (chunk > first_chunk(position) && chunk <= last_chunk(position)) {
-                merge_states(total_, chunk_, begin, end, shape_.head_dim);
+            } else if (split > first_split(position) && split <= last_split(position)) {
+                merge_states(total_, split_, begin, end, shape_.head_dim);
             }
         }
     }

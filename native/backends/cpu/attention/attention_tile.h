@@ -2,9 +2,9 @@
 //
 // softmax(softmax_scale * q K^T) V with a running softmax, page by page (online softmax: Milakov and Gimelshein 2018;
 // tiled as in FlashAttention, Dao et al. 2022). The order of a query's sums depends on its position and the window
-// only: positions are cut into chunks of kChunkTokens, aligned at position 0; each chunk is summed page by page from an
-// empty state, and the chunks are merged from first to last. So it does not matter which queries share a tile, nor
-// whether the chunks of a query are done one after another (prefill) or by several threads (decode).
+// only: a context is cut into splits of kSplitTokens positions, aligned at position 0; each split is summed page by
+// page from an empty state, and the splits are merged from first to last. So it does not matter which queries share a
+// tile, nor whether the splits of a query are done one after another (prefill) or by several threads (decode).
 //
 // A query is one row with one query head; query i of a tile is row i / q_per_kv, head i % q_per_kv.
 #pragma once
@@ -16,7 +16,7 @@
 
 namespace tinyllm::cpu {
 
-constexpr int32_t kChunkTokens = 4 * kPageTokens;
+constexpr int32_t kSplitTokens = 4 * kPageTokens;
 
 // Running softmax of some queries over the tokens seen so far. Exponentials are relative to `max`.
 struct AttentionState {
@@ -38,17 +38,17 @@ public:
 
     // The tile of rows [begin, end), whose positions ascend by 1 in one sequence.
     void load(int32_t begin, int32_t end, int32_t kv_head);
-    // Sums one chunk into `state`, which it empties first. Queries that see nothing of the chunk stay empty.
-    void attend_chunk(int64_t chunk, const AttentionState& state);
-    // Chunk by chunk, all that the rows see; the result is in total().
+    // Sums one split into `state`, which it empties first. Queries that see nothing of the split stay empty.
+    void attend_split(int64_t split, const AttentionState& state);
+    // Split by split, all that the rows see; the result is in total().
     void attend_all();
     const AttentionState& total() const { return total_; }
     // out: T [num_rows, num_heads * head_dim]; writes the tile's part.
     void store(const AttentionState& state, void* out) const;
 
-    // First and last chunk of which a row at `position` sees anything.
-    int64_t first_chunk(int32_t position) const { return first_visible(position) / kChunkTokens; }
-    static int64_t last_chunk(int32_t position) { return position / kChunkTokens; }
+    // First and last split of which a row at `position` sees anything.
+    int64_t first_split(int32_t position) const { return first_visible(position) / kSplitTokens; }
+    static int64_t last_split(int32_t position) { return position / kSplitTokens; }
 
 private:
     int32_t first_visible(int32_t position) const;
@@ -67,7 +67,7 @@ private:
     float* queries_;         // [queries, stride_], scaled by softmax_scale
     float* scores_;          // [queries, kPageTokens]
     float* factors_;         // [queries] what a new maximum scales older sums by
-    AttentionState chunk_, total_;
+    AttentionState split_, total_;
 
     int32_t begin_ = 0, num_rows_ = 0, kv_head_ = 0, first_position_ = 0;
     const int32_t* pages_ = nullptr;  // of the sequence

@@ -18,7 +18,6 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 void run_task(CpuIsa isa, const LinearTask& task) {
     switch (isa) {
 #if defined(__x86_64__)
-        case CpuIsa::Avx512Bf16:  // see linear_avx512.cpp
         case CpuIsa::Avx512:
             return linear_task_avx512(task);
         case CpuIsa::Avx2:
@@ -73,17 +72,17 @@ void linear(CpuIsa isa, DType activation, const LinearWeight& weight, const void
         });
         return;
     }
-    // Each task is a panel of outputs and a chunk of rows; the chunks of a panel follow each other.
-    const int64_t chunks = (rows + kTaskRows - 1) / kTaskRows;
-    const int64_t chunk_rows = round_up((rows + chunks - 1) / chunks, kMaxTileRows);
+    // Each task is a panel of outputs and a block of rows; the row blocks of a panel follow each other.
+    const int64_t row_blocks = (rows + kTaskRows - 1) / kTaskRows;
+    const int64_t block_rows = round_up((rows + row_blocks - 1) / row_blocks, kMaxTileRows);
     const int64_t panels = (n + kPanelOutputs - 1) / kPanelOutputs;
-    parallel_for_each(panels * chunks, [&](int thread, int64_t i) {
-        const int64_t first_row = i % chunks * chunk_rows;
+    parallel_for_each(panels * row_blocks, [&](int thread, int64_t i) {
+        const int64_t first_row = i % row_blocks * block_rows;
         if (first_row >= rows) return;
         LinearTask task = whole(thread);
-        task.n_begin = i / chunks * kPanelOutputs;
+        task.n_begin = i / row_blocks * kPanelOutputs;
         task.n_end = std::min(n, task.n_begin + kPanelOutputs);
-        narrow_rows(task, first_row, std::min(rows, first_row + chunk_rows));
+        narrow_rows(task, first_row, std::min(rows, first_row + block_rows));
         run_task(isa, task);
     });
 }

@@ -1,4 +1,4 @@
-// Linear layers of the CPU backend: out = x W^T + b with a fused last step.
+// Linear layers of the CPU backend: out = x W^T + b with a fused epilogue.
 //
 // Products and sums are fp32; only the final store rounds to T. An int8 weight times its f16 scale is exact in fp32, so
 // quantised weights are dequantised without error while they are read. For one instruction set, an output is the same
@@ -15,7 +15,7 @@
 
 namespace tinyllm::cpu {
 
-// What becomes of the sums y = x W^T + b, float [rows, n].
+// The epilogue: what becomes of the sums y = x W^T + b, float [rows, n].
 struct LinearOutput {
     enum class Kind {
         Store,       // data: T [rows, n] = y

@@ -2,7 +2,7 @@
 //
 // Products are fp32 FMAs also where the processor has vdpbf16ps: int8 weights are exact in bfloat16 too, but on
 // Sapphire Rapids that instruction starts every second cycle and an FMA twice a cycle, so it does half the products of
-// an FMA in the same time (measured: 53 against 106 billion a second on a core).
+// an FMA in the same time (measured: 53 against 106 billion per second on a core).
 #include "backends/cpu/linear/linear_simd.h"
 #include "backends/cpu/simd/simd_avx512.h"
 

@@ -79,7 +79,6 @@ bool load_row(const LinearWeight& weight, int64_t row, const SourceRow& source) 
 bool load_row(CpuIsa isa, const LinearWeight& weight, int64_t row, const SourceRow& source) {
     switch (isa) {
 #if defined(__x86_64__)
-        case CpuIsa::Avx512Bf16:
         case CpuIsa::Avx512:
             return quantize_row_avx512(weight, row, source);
         case CpuIsa::Avx2:

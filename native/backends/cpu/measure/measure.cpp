@@ -27,7 +27,7 @@ double best_seconds(const Body& body) {
     return best;
 }
 
-// The multiply-add that the linear layers use. (vdpbf16ps makes no more products a second on the processors we
+// The multiply-add that the linear layers use. (vdpbf16ps makes no more products per second on the processors we
 // measured.)
 auto multiply_adds(CpuIsa isa) {
 #if defined(__x86_64__)

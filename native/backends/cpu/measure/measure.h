@@ -8,9 +8,9 @@
 
 namespace tinyllm::cpu {
 
-// Bytes a second that all threads together read from a block larger than the caches.
+// Bytes per second that all threads together read from a block larger than the caches.
 double read_bandwidth(MemoryTracker& tracker);
-// Floating-point operations a second of all threads together in the multiply-add of the linear layers, data in
+// Floating-point operations per second of all threads together in the multiply-add of the linear layers, data in
 // registers.
 double matrix_rate(CpuIsa isa);
 

@@ -1,4 +1,4 @@
-// The rope_table op: cosines and sines of every row, computed once a step and used by all layers.
+// The rope_table op: cosines and sines of every row, computed once per step and used by all layers.
 #include <cmath>
 
 #include "backends/cpu/cpu_backend.h"

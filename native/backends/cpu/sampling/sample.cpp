@@ -1,4 +1,4 @@
-// The sample op: one thread a row of logits. Penalty and log-probability are here, the draw is in sample_row.h.
+// The sample op: one thread per row of logits. Penalty and log-probability are here, the draw is in sample_row.h.
 #include "backends/cpu/sampling/sample.h"
 
 #include <algorithm>

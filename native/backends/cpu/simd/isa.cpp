@@ -10,7 +10,7 @@ namespace tinyllm::cpu {
 
 namespace {
 
-constexpr CpuIsa kAll[] = {CpuIsa::Portable, CpuIsa::Avx2, CpuIsa::Avx512, CpuIsa::Avx512Bf16};
+constexpr CpuIsa kAll[] = {CpuIsa::Portable, CpuIsa::Avx2, CpuIsa::Avx512};
 
 CpuIsa processor_isa() {
 #if defined(__x86_64__)
@@ -20,7 +20,7 @@ CpuIsa processor_isa() {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return CpuIsa::Avx2;
-    return __builtin_cpu_supports("avx512bf16") ? CpuIsa::Avx512Bf16 : CpuIsa::Avx512;
+    return CpuIsa::Avx512;
 #else
     return CpuIsa::Portable;
 #endif
@@ -28,11 +28,11 @@ CpuIsa processor_isa() {
 
 CpuIsa allowed_isa() {
     const char* text = std::getenv("TINYLLM_CPU_ISA");
-    if (text == nullptr) return CpuIsa::Avx512Bf16;
+    if (text == nullptr) return CpuIsa::Avx512;
     for (CpuIsa isa : kAll)
         if (std::string_view(text) == isa_name(isa)) return isa;
     fail(TL_STATUS_CONFIG, "TINYLLM_CPU_ISA = '", text,
-         "'; expected portable, avx2, avx512 or avx512bf16, or unset it to use the best that the processor has");
+         "'; expected portable, avx2 or avx512, or unset it to use the best that the processor has");
 }
 
 }  // namespace
@@ -47,8 +47,6 @@ const char* isa_name(CpuIsa isa) {
             return "avx2";
         case CpuIsa::Avx512:
             return "avx512";
-        case CpuIsa::Avx512Bf16:
-            return "avx512bf16";
     }
     return "?";
 }

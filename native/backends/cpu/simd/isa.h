@@ -8,13 +8,12 @@ namespace tinyllm::cpu {
 // Each includes the ones before it. Portable is plain C++, the reference for the others.
 enum class CpuIsa : int32_t {
     Portable,
-    Avx2,        // AVX2, FMA, F16C
-    Avx512,      // and AVX-512 F, BW, VL, DQ
-    Avx512Bf16,  // and AVX-512 BF16 (products of bfloat16 pairs)
+    Avx2,    // AVX2, FMA, F16C
+    Avx512,  // and AVX-512 F, BW, VL, DQ
 };
 
-// The best set that the processor and its operating system offer, or TINYLLM_CPU_ISA = portable, avx2, avx512 or
-// avx512bf16 where that is lower. Throws a Config error for another value.
+// The best set that the processor and its operating system offer, or TINYLLM_CPU_ISA = portable, avx2 or avx512 where
+// that is lower. Throws a Config error for another value.
 CpuIsa detected_isa();
 
 // As TINYLLM_CPU_ISA spells it.

@@ -1,9 +1,9 @@
 // Inner loops of the CPU backend that exist for each instruction set (matrix kernels apart: linear.h).
 //
-// A table of functions is chosen once a backend. The plain loops (kernels_portable.cpp) are the reference; the vector
-// versions are templates over a vector type (*_simd.h), compiled once an instruction set (kernels_avx2.cpp,
+// A backend chooses its table of functions once. The plain loops (kernels_portable.cpp) are the reference; the vector
+// versions are templates over a vector type (*_simd.h), compiled once per instruction set (kernels_avx2.cpp,
 // kernels_avx512.cpp). Ops call these on one thread; how the work is split over threads is up to the op's file. Each
-// function gives the same bits for the same input, whatever else is computed beside it.
+// function gives the same bits for the same input, whatever else is computed at the same time.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,10 @@
-// out[r, h] = softmax(softmax_scale * q . K^T) V for any head_dim, a block a (row, head), with the running maximum and
-// sum of Milakov and Gimelshein (2018).
+// out[r, h] = softmax(softmax_scale * q . K^T) V for any head_dim: one block per (row, head), with the running maximum
+// and sum of Milakov and Gimelshein (2018).
 //
 //   qkv: T [num_rows, qkv_dim]; cache: ops/kv_cache.h; out: T [num_rows, num_heads * head_dim]
-// The warps take chunks of 32 positions in turn: a lane scores one position, then the lanes split head_dim to add up
-// the values. Chunks lie at absolute positions, so the order of the sums depends on the row's own length alone. Bound
-// by the latency of a chunk: every query head reads its keys and values on its own, mostly from the L2.
+// The warps take tiles of 32 positions in turn: a lane scores one position, then the lanes split head_dim to add up
+// the values. Tiles lie at absolute positions, so the order of the sums depends on the row's own length alone. Bound
+// by the latency of a tile: every query head reads its keys and values for itself, mostly from the L2.
 #include "backends/cuda/attention/any_head_dim.h"
 
 #include "backends/cuda/device/convert.cuh"
@@ -19,7 +19,7 @@ namespace tinyllm::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-static_assert(kPageTokens % kWarpSize == 0, "a chunk lies in one page");
+static_assert(kPageTokens % kWarpSize == 0, "a tile lies in one page");
 
 // What a warp has seen so far: largest score, sum of the weights exp(score - largest), and sum of the weighted values,
 // of which a lane holds the elements lane, lane + 32, ...
@@ -45,8 +45,8 @@ __device__ float dot(const float* query, const T* key, int32_t dim) {
 // Adds the positions [first, first + 32) as far as they lie in [begin, end); at least one does. `keys` and `values`:
 // rows of `dim` elements from position `first` on, of which those outside may be anything.
 template <typename T, int kHeld>
-__device__ void add_chunk(Partial<kHeld>& partial, const float* query, const T* keys, const T* values, int32_t dim,
-                          int32_t first, int32_t begin, int32_t end, float softmax_scale) {
+__device__ void add_tile(Partial<kHeld>& partial, const float* query, const T* keys, const T* values, int32_t dim,
+                         int32_t first, int32_t begin, int32_t end, float softmax_scale) {
     const int32_t lane = threadIdx.x % kWarpSize;
     const bool seen = first + lane >= begin && first + lane < end;
     float score = -INFINITY;
@@ -78,8 +78,9 @@ __device__ void add_chunk(Partial<kHeld>& partial, const float* query, const T* 
 // PRECOND: grid (num_rows, num_heads), block kWarps * 32; head_dim is even, at most kHeld * 32.
 template <typename T, int kHeld>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
-    attention_simple_kernel(AttentionShape shape, const int32_t* positions, const int32_t* slots,
-                            const int32_t* block_table, int32_t pages_per_seq, const T* qkv, const T* cache, T* out) {
+    attention_any_head_dim_kernel(AttentionShape shape, const int32_t* positions, const int32_t* slots,
+                                  const int32_t* block_table, int32_t pages_per_seq, const T* qkv, const T* cache,
+                                  T* out) {
     __shared__ float query[kHeld * kWarpSize], weighted[kWarps][kHeld * kWarpSize], largest[kWarps], sum[kWarps];
     wait_for_predecessor();
     release_successor();
@@ -95,13 +96,13 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
     __syncthreads();
 
     Partial<kHeld> partial;
-    const int32_t first_chunk = begin / kWarpSize, skipped = (warp - first_chunk % kWarps + kWarps) % kWarps;
-    for (int32_t first = (first_chunk + skipped) * kWarpSize; first < end; first += kWarps * kWarpSize) {
+    const int32_t first_tile = begin / kWarpSize, skipped = (warp - first_tile % kWarps + kWarps) % kWarps;
+    for (int32_t first = (first_tile + skipped) * kWarpSize; first < end; first += kWarps * kWarpSize) {
         const int64_t page = block_table[int64_t{slot} * pages_per_seq + first / kPageTokens];
         const int64_t token = int64_t{first % kPageTokens} * dim;
-        add_chunk(partial, query, cache + kv_tile_offset(page, 0, kv_head, shape.num_kv_heads, dim) + token,
-                  cache + kv_tile_offset(page, 1, kv_head, shape.num_kv_heads, dim) + token, dim, first, begin, end,
-                  shape.softmax_scale);
+        add_tile(partial, query, cache + kv_tile_offset(page, 0, kv_head, shape.num_kv_heads, dim) + token,
+                 cache + kv_tile_offset(page, 1, kv_head, shape.num_kv_heads, dim) + token, dim, first, begin, end,
+                 shape.softmax_scale);
     }
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) weighted[warp][lane + i * kWarpSize] = partial.weighted[i];
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
     for (int32_t i = threadIdx.x; i < dim; i += blockDim.x) {
         float numerator = 0, denominator = 0;
         for (int w = 0; w < kWarps && end > begin; ++w) {
-            const float factor = expf(largest[w] - overall);  // 0 for a warp that had no chunk
+            const float factor = expf(largest[w] - overall);  // 0 for a warp that had no tile
             numerator = fmaf(factor, weighted[w][i], numerator);
             denominator = fmaf(factor, sum[w], denominator);
         }
@@ -127,15 +128,15 @@ template <typename T, int kHeld>
 void launch(cudaStream_t cuda_stream, const StepBatch& batch, const AttentionShape& shape, const void* qkv,
             const KvLayer& kv, void* out) {
     const LaunchShape launch_shape{dim3(batch.num_rows, shape.num_heads), kWarps * kWarpSize};
-    launch_overlapped("launch of attention_simple_kernel", attention_simple_kernel<T, kHeld>, launch_shape, cuda_stream,
-                      shape, batch.positions, batch.slots, batch.block_table, batch.pages_per_seq,
+    launch_overlapped("launch of attention_any_head_dim_kernel", attention_any_head_dim_kernel<T, kHeld>, launch_shape,
+                      cuda_stream, shape, batch.positions, batch.slots, batch.block_table, batch.pages_per_seq,
                       static_cast<const T*>(qkv), static_cast<const T*>(kv.data), static_cast<T*>(out));
 }
 
 }  // namespace
 
-void attention_simple(cudaStream_t cuda_stream, const StepBatch& batch, const AttentionShape& shape, DType activation,
-                      const void* qkv, const KvLayer& kv, void* out) {
+void attention_any_head_dim(cudaStream_t cuda_stream, const StepBatch& batch, const AttentionShape& shape,
+                            DType activation, const void* qkv, const KvLayer& kv, void* out) {
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         if (shape.head_dim <= 4 * kWarpSize)

@@ -6,7 +6,7 @@
 namespace tinyllm::cuda {
 
 // As attention; any head_dim, no scratch.
-void attention_simple(cudaStream_t cuda_stream, const StepBatch& batch, const AttentionShape& shape, DType activation,
-                      const void* qkv, const KvLayer& kv, void* out);
+void attention_any_head_dim(cudaStream_t cuda_stream, const StepBatch& batch, const AttentionShape& shape,
+                            DType activation, const void* qkv, const KvLayer& kv, void* out);
 
 }  // namespace tinyllm::cuda

@@ -25,7 +25,7 @@ void attention(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch
     if (batch.num_rows == 0) return;
     TL_CHECK(rope.newest == NewestToken::InCache || has_fused_rope(batch.phase, shape.head_dim));
     if (!takes_tiled(batch.phase, shape.head_dim))
-        attention_simple(cuda_stream, batch, shape, activation, qkv, kv, out);
+        attention_any_head_dim(cuda_stream, batch, shape, activation, qkv, kv, out);
     else if (batch.phase == Phase::Decode)
         attention_decode(cuda_stream, scratch, batch, shape, rope, activation, qkv, kv, out);
     else

@@ -1,6 +1,6 @@
-// The position that a row of a decode step adds itself, where it comes as the QKV matrix gave it: queries and key get
-// their norms and RoPE here, key and value go to the cache, and they take their places in the tiles that are read from
-// there.
+// The token that a row of a decode step appends to its sequence, where the QKV matrix hands it over unfinished: its
+// queries and key get their norms and RoPE here, and its key and value go to the cache and into the tiles in shared
+// memory that cover its position.
 #pragma once
 
 #include "backends/cuda/attention/attention.h"
@@ -11,9 +11,9 @@ namespace tinyllm::cuda {
 
 // In shared memory.
 template <typename T, int kHeadDim>
-struct OwnPosition {
-    static constexpr int kChunks = kHeadDim / 8;  // of a row, 16 bytes each
-    static_assert(kChunks <= kWarpSize);
+struct AppendedToken {
+    static constexpr int kVectors = kHeadDim / 8;  // of a row, 16 bytes each
+    static_assert(kVectors <= kWarpSize);
 
     alignas(16) T queries[kDecodeHeads][kHeadDim];
     alignas(16) T newest[2][kHeadDim];  // key and value
@@ -40,13 +40,13 @@ struct OwnPosition {
 
     // Writes the key (which = 0) or value (1) to its row of the cache; one warp.
     __device__ void append(int which, T* target, int lane) const {
-        if (lane < kChunks) reinterpret_cast<uint4*>(target)[lane] = chunk(which, lane);
+        if (lane < kVectors) reinterpret_cast<uint4*>(target)[lane] = vector(which, lane);
     }
 
     // The same to row `row` of a tile in shared memory.
     __device__ void put(int which, uint32_t tile, int row, int lane) const {
-        if (lane < kChunks) {
-            const uint4 value = chunk(which, lane);
+        if (lane < kVectors) {
+            const uint4 value = vector(which, lane);
             asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(tile + HeadTile<kHeadDim>::offset(row, lane)),
                          "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
                          : "memory");
@@ -55,7 +55,7 @@ struct OwnPosition {
     }
 
 private:
-    __device__ uint4 chunk(int which, int lane) const { return reinterpret_cast<const uint4*>(newest[which])[lane]; }
+    __device__ uint4 vector(int which, int lane) const { return reinterpret_cast<const uint4*>(newest[which])[lane]; }
 };
 
 }  // namespace tinyllm::cuda

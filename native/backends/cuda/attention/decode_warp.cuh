@@ -1,4 +1,4 @@
-// The part of decode attention that one warp does: tiles of 16 positions through a ring in shared memory, and the
+// What one warp of decode attention does: tiles of 16 positions through a pipeline in shared memory, and the
 // running softmax over them for up to kDecodeHeads query heads (Milakov and Gimelshein, 2018).
 #pragma once
 
@@ -13,7 +13,7 @@ namespace tinyllm::cuda {
 
 constexpr int kDecodeHeads = 8;              // query heads of a block: the n of m16n8k16
 constexpr int kDecodeTileTokens = 16;        // positions of a tile: its m
-constexpr int kDecodeBlockBytes = 96 << 10;  // rings of a block: two fit on an SM, and one on the smallest GPU
+constexpr int kDecodeBlockBytes = 96 << 10;  // pipelines of a block: two fit on an SM, and one on the smallest GPU
 
 template <int kHeadDim>
 struct Decode {
@@ -22,19 +22,19 @@ struct Decode {
     static constexpr int kThreads = kWarps * kWarpSize;
     static constexpr int kStep = kWarps * kDecodeTileTokens;  // positions from one tile of a warp to its next
     static constexpr int kTileBytes = Tile::bytes(kDecodeTileTokens);
-    static constexpr int kDepth = kDecodeBlockBytes / kWarps / kTileBytes;  // tiles of a ring, keys and values apart
-    static constexpr int kRingBytes = kDepth * kTileBytes;                  // of a warp
-    static constexpr int kSharedBytes = kWarps * kRingBytes;
-    static constexpr int kAhead = (kDepth + 1) / 2;  // pairs of tiles that are requested before the first is used
-    using Parts = WarpParts<kWarps, kDecodeHeads, kHeadDim>;
-    static_assert(kRingBytes >= kDecodeHeads * Parts::kPitch * 4, "a warp's sums take the place of its ring");
-    static_assert(kSharedBytes >= SplitParts<kHeadDim>::shared_floats(kWarps, kDecodeHeads) * 4,
-                  "space to join the splits");
+    static constexpr int kStages = kDecodeBlockBytes / kWarps / kTileBytes;  // one tile each, keys and values apart
+    static constexpr int kPipelineBytes = kStages * kTileBytes;              // of a warp
+    static constexpr int kSharedBytes = kWarps * kPipelineBytes;
+    static constexpr int kAhead = (kStages + 1) / 2;  // pairs of tiles that are requested before the first is used
+    using Results = WarpResults<kWarps, kDecodeHeads, kHeadDim>;
+    static_assert(kPipelineBytes >= kDecodeHeads * Results::kPitch * 4, "a warp's sums take the place of its pipeline");
+    static_assert(kSharedBytes >= SplitResults<kHeadDim>::shared_floats(kWarps, kDecodeHeads) * 4,
+                  "space to merge the splits");
 };
 
 // Tiles of keys and values on their way to one warp, in the order of their use: keys, values, keys, ...
 template <typename T, int kHeadDim>
-struct TileStream {
+struct TilePipeline {
     using D = Decode<kHeadDim>;
     using Tile = HeadTile<kHeadDim>;
 
@@ -43,22 +43,22 @@ struct TileStream {
     int32_t kv_head, num_kv_heads;
     int32_t begin, end;  // visible positions of the split
     int32_t cached_end;  // those from here on are not in the cache: their rows become zero
-    uint32_t ring;
+    uint32_t tiles;
     int lane;
 
-    __device__ uint32_t tile(int slot) const { return ring + slot * D::kTileBytes; }
-    static __device__ int next(int slot) { return slot + 1 == D::kDepth ? 0 : slot + 1; }
+    __device__ uint32_t tile(int stage) const { return tiles + stage * D::kTileBytes; }
+    static __device__ int next(int stage) { return stage + 1 == D::kStages ? 0 : stage + 1; }
 
     // Requests the keys (which = 0) or values (1) of the positions from `token` on; an empty group beyond the split.
-    __device__ void request(int32_t token, int which, int slot) const {
+    __device__ void request(int32_t token, int which, int stage) const {
         if (token < end) {
             const T* source = cache +
                               kv_tile_offset(pages[token / kPageTokens], which, kv_head, num_kv_heads, kHeadDim) +
                               token % kPageTokens * kHeadDim;
             if (token >= begin && token + kDecodeTileTokens <= cached_end)
-                Tile::template request<kDecodeTileTokens, kWarpSize>(tile(slot), source, kHeadDim, lane);
+                Tile::template request<kDecodeTileTokens, kWarpSize>(tile(stage), source, kHeadDim, lane);
             else
-                Tile::template request_valid<kDecodeTileTokens, kWarpSize>(tile(slot), source, kHeadDim, begin - token,
+                Tile::template request_valid<kDecodeTileTokens, kWarpSize>(tile(stage), source, kHeadDim, begin - token,
                                                                            cached_end - token, lane);
         }
         commit_copies();
@@ -144,8 +144,8 @@ struct WarpSoftmax {
         }
     }
 
-    // values: [heads][Parts::kPitch]; stats: [heads].
-    __device__ void finish(int heads, int lane, float* values, PartStats* stats) {
+    // values: [heads][Results::kPitch]; stats: [heads].
+    __device__ void finish(int heads, int lane, float* values, SoftmaxStats* stats) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -153,7 +153,7 @@ struct WarpSoftmax {
             const int head = lane % 4 * 2 + i;
             if (head >= heads) continue;
             if (lane / 4 == 0) stats[head] = {largest[i], sum[i]};
-            float* target = values + head * D::Parts::kPitch + lane / 4;
+            float* target = values + head * D::Results::kPitch + lane / 4;
 #pragma unroll
             for (int step = 0; step < kSteps; ++step) {
                 target[step * 16] = weighted[step][i];

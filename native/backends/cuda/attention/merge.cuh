@@ -1,6 +1,6 @@
-// Joining softmaxes over parts of a context: with m the largest score of a part (times log2 e), l the sum of
+// Merges softmaxes over splits of a context: with m the largest score of a split (times log2 e), l the sum of
 // 2^(score - m) and a the sum of 2^(score - m) v, the whole is sum_i 2^(m_i - M) a_i / sum_i 2^(m_i - M) l_i, M = max
-// m_i. All sums run in an order that the number of parts fixes.
+// m_i. The number of splits fixes the order of all sums.
 #pragma once
 
 #include "backends/cuda/device/convert.cuh"
@@ -10,8 +10,8 @@
 
 namespace tinyllm::cuda {
 
-struct PartStats {
-    float largest;  // m; -infinity for an empty part
+struct SoftmaxStats {
+    float largest;  // m; -infinity for an empty split
     float sum;      // l
 };
 
@@ -25,22 +25,22 @@ __device__ void store_four(T* target, float4 value) {
     *reinterpret_cast<uint2*>(target) = {pack_pair<T>(value.x, value.y), pack_pair<T>(value.z, value.w)};
 }
 
-// The parts that the warps of a block hold in shared memory, of `heads` heads each.
+// The results of the warps of a block in shared memory, of `heads` heads each.
 template <int kWarps, int kHeads, int kHeadDim>
-struct WarpParts {
+struct WarpResults {
     static constexpr int kPitch = kHeadDim + 4;  // makes the writes of a warp's accumulators free of bank conflicts
     static constexpr int kVectors = kHeadDim / 4;
 
     const float* values;  // of warp w: values + w * stride, [heads][kPitch]
     int stride;
-    const PartStats (*stats)[kHeads];  // [kWarps]
+    const SoftmaxStats (*stats)[kHeads];  // [kWarps]
 
-    // All warps of one head joined: emit(head, vector, a, stats) for every group of four elements, by all threads.
+    // Merges the warps: emit(head, vector, a, stats) for every four elements of every head, by all threads.
     template <typename Emit>
-    __device__ void join(int heads, Emit&& emit) const {
+    __device__ void merge(int heads, Emit&& emit) const {
         for (int item = threadIdx.x; item < heads * kVectors; item += kWarps * kWarpSize) {
             const int head = item / kVectors, vector = item % kVectors;
-            PartStats whole{-INFINITY, 0};
+            SoftmaxStats whole{-INFINITY, 0};
 #pragma unroll
             for (int w = 0; w < kWarps; ++w) whole.largest = fmaxf(whole.largest, stats[w][head].largest);
             float4 total = {};
@@ -56,34 +56,35 @@ struct WarpParts {
     }
 };
 
-// The parts of one row in global memory: a [head][split][kHeadDim] and stats [head][split], `pitch` splits a head.
+// The results of the splits of one row in global memory: a [head][split][kHeadDim] and stats [head][split], `pitch`
+// splits per head.
 template <int kHeadDim>
-struct SplitParts {
+struct SplitResults {
     static constexpr int kVectors = kHeadDim / 4;
 
     float4* values;
-    PartStats* stats;
+    SoftmaxStats* stats;
     int32_t pitch;
 
-    __device__ void store(int head, int split, int vector, float4 value, PartStats of_split) const {
+    __device__ void store(int head, int split, int vector, float4 value, SoftmaxStats of_split) const {
         const int64_t at = int64_t{head} * pitch + split;
         values[at * kVectors + vector] = value;
         if (vector == 0) stats[at] = of_split;
     }
 
-    // Floats of shared memory for join().
+    // Floats of shared memory for merge().
     static constexpr int shared_floats(int warps, int heads) { return (kWarpSize + warps * kHeadDim) * heads; }
 
-    // Joins `count` parts, at most kWarpSize, of `heads` heads from `first_head` on and stores the result to
+    // Merges `count` splits, at most kWarpSize, of `heads` heads from `first_head` on and stores the result to
     // out + head * kHeadDim. PRECOND: all threads of a block of kWarps warps call.
     template <int kWarps, typename T>
-    __device__ void join(int first_head, int heads, int count, float* shared, T* out) const {
+    __device__ void merge(int first_head, int heads, int count, float* shared, T* out) const {
         constexpr int kRounds = kWarpSize / kWarps, kTogether = 2;  // loads in flight: all splits of so many items
         const int warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
         const int items = heads * kVectors;
         float* factors = shared;                                               // [heads][kWarpSize]
         float4* sums = reinterpret_cast<float4*>(shared + heads * kWarpSize);  // [kWarps][items]
-        // Warp w adds the splits w, w + kWarps, ...; the first values are on their way while the factors are made.
+        // Warp w adds the splits w, w + kWarps, ...; the loads of the first values run while the factors are computed.
         for (int first = lane; first < items || first == lane; first += kTogether * kWarpSize) {
             float4 value[kTogether][kRounds];
 #pragma unroll
@@ -126,7 +127,7 @@ struct SplitParts {
 
 private:
     // 2^(m_lane - M) / sum of all: what the lane's split is multiplied by; 0 beyond `count`.
-    static __device__ float split_factor(const PartStats* of_head, int count, int lane) {
+    static __device__ float split_factor(const SoftmaxStats* of_head, int count, int lane) {
         float2 mine{-INFINITY, 0};
         if (lane < count) mine = __ldcg(reinterpret_cast<const float2*>(of_head + lane));
         const float factor = exp2_fast(mine.x - warp_reduce(mine.x, Max{}));

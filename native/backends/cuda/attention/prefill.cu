@@ -2,7 +2,7 @@
 // (Dao 2023, FlashAttention-2) with mma.sync.
 //
 //   qkv: T [num_rows, qkv_dim]; cache: ops/kv_cache.h; out: T [num_rows, num_heads * head_dim]
-// Bound by arithmetic: 4 head_dim operations a head and pair of a row and a position that it sees.
+// Bound by arithmetic: 4 head_dim operations per head and pair of a row and a position that it sees.
 //
 // A block takes kBlockRows rows of a segment and one head, and walks the pages that any of its rows sees; a page is a
 // tile of keys and of values. Tiles are at absolute positions and a tile of which a row sees nothing changes none of
@@ -106,11 +106,11 @@ __global__ void __launch_bounds__(Prefill<kHeadDim>::kThreads, Prefill<kHeadDim>
     const int64_t out_stride = int64_t{shape.num_heads} * kHeadDim;
     T* target = out + (start + first_row + warp * P::kWarpRows) * out_stride + int64_t{head} * kHeadDim;
 #pragma unroll
-    for (int i = 0; i < P::kWarpRows * Tile::kChunks / kWarpSize; ++i) {
-        const int index = lane + i * kWarpSize, row = index / Tile::kChunks, chunk = index % Tile::kChunks;
+    for (int i = 0; i < P::kWarpRows * Tile::kVectors / kWarpSize; ++i) {
+        const int index = lane + i * kWarpSize, row = index / Tile::kVectors, vector = index % Tile::kVectors;
         if (warp * P::kWarpRows + row < rows)
-            *reinterpret_cast<uint4*>(target + row * out_stride + chunk * 8) =
-                *reinterpret_cast<const uint4*>(results + Tile::offset(row, chunk));
+            *reinterpret_cast<uint4*>(target + row * out_stride + vector * 8) =
+                *reinterpret_cast<const uint4*>(results + Tile::offset(row, vector));
     }
 }
 

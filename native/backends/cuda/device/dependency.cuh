@@ -17,8 +17,8 @@ __device__ inline void wait_for_predecessor() {
 #endif
 }
 
-// Lets the next kernel start once every block has called this or ended. Early is good: the next kernel's own wait keeps
-// the order, and its blocks take the places that this kernel's blocks leave.
+// Lets the next kernel start once every block has called this or ended. Call it early: the next kernel's own wait keeps
+// the order, and its blocks start on the SMs as soon as blocks of this kernel leave them.
 __device__ inline void release_successor() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

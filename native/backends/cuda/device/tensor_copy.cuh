@@ -1,5 +1,5 @@
-// Bulk tensor copies into shared memory and clusters (compute capability 9.0), and barriers in shared memory, which
-// such copies complete on; those that only threads arrive at work on 8.0 too.
+// TMA: bulk tensor copies into shared memory and clusters (compute capability 9.0), and the mbarriers in shared memory
+// on which such copies complete. Barriers at which only threads arrive work on 8.0 too.
 #pragma once
 
 #include <cuda.h>
@@ -27,7 +27,7 @@ __device__ inline void init_barrier(uint32_t barrier, uint32_t count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
-// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster.
+// Makes initialised barriers visible to TMA and to the other blocks of the cluster.
 __device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
 // One arrival. What this thread wrote and read before it comes before what follows a wait for the phase.
@@ -40,9 +40,9 @@ __device__ inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// One arrival at the barrier at the same place in block `rank` of the cluster, for saying that this thread has done
-// with what it read from shared memory. It publishes no writes to the other block: .release.cluster would, by a fence
-// of all memory that takes longer than a stage of a pipeline should.
+// One arrival at the barrier at the same place in block `rank` of the cluster, which says that this thread has read
+// what it needs from shared memory. It publishes no writes to the other block: .release.cluster would, but its
+// fence of all memory takes longer than a pipeline stage should.
 __device__ inline void arrive_in_block(uint32_t barrier, uint32_t rank) {
     asm volatile(
         "{\n\t"

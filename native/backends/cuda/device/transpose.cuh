@@ -1,5 +1,5 @@
-// Fragments of 16-bit elements beside those of mma.cuh, which states their layout: transposed 8 x 8 matrices (compute
-// capability 8.0), and pairs made from accumulators.
+// Fragments of 16-bit elements in addition to those of mma.cuh, which states their layout: transposed 8 x 8 matrices
+// (compute capability 8.0), and pairs made from accumulators.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -95,9 +95,9 @@ __device__ inline uint64_t wgmma_tile(uint32_t address) {
     TL_DEFINE_WGMMA(__half, "f16", N) \
     TL_DEFINE_WGMMA(__nv_bfloat16, "bf16", N)
 
-// d += a b, or d = a b without `adds`: D [64, kColumns], A [64, 16], B [16, kColumns] of T (__half or __nv_bfloat16).
-template <typename T, int kColumns>
-__device__ void wgmma(float (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, bool adds = true);
+// d += a b, or d = a b without `adds`: D [64, kN], A [64, 16], B [16, kN] of T (__half or __nv_bfloat16).
+template <typename T, int kN>
+__device__ void wgmma(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, bool adds = true);
 
 TL_DEFINE_WGMMAS(16)
 TL_DEFINE_WGMMAS(32)

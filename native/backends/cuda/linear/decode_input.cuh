@@ -1,4 +1,4 @@
-// x of a decode linear with few rows: to shared memory as a whole, normalised on the way where wanted.
+// x of a decode linear for few tokens: copied to shared memory as a whole, normalised on the way where wanted.
 #pragma once
 
 #include "backends/cuda/device/convert.cuh"
@@ -10,21 +10,21 @@ namespace tinyllm::cuda {
 struct DecodeInput {
     const void* x;             // T [.., k]
     int64_t row_stride;        // elements
-    const int32_t* row_index;  // row of x for each row, or null: 0, 1, ..; only with `norm`
-    int32_t rows;
+    const int32_t* row_index;  // row of x for each token, or null: 0, 1, ..; only with `norm`
+    int32_t tokens;
     bool aligned;       // rows start at multiples of 16 bytes and k % 8 == 0
     const float* norm;  // float [k], or null
     float norm_eps;
 };
 
-// Elements between rows in shared memory, such that eight rows of a fragment lie in different banks.
-TL_HOST_DEVICE constexpr int32_t input_pitch(int32_t units) { return units * kUnit + 8; }
-// Blocks of 256 elements of a row; places for their sums of squares.
-TL_HOST_DEVICE constexpr int32_t input_blocks(int32_t units) { return (units + 1) / 2; }
-TL_HOST_DEVICE constexpr int32_t input_sums(int32_t units) { return (input_blocks(units) + 3) / 4 * 4; }
+// Elements from token to token in shared memory, such that the eight tokens of a fragment lie in different banks.
+TL_HOST_DEVICE constexpr int32_t input_pitch(int32_t k_blocks) { return k_blocks * kKBlock + 8; }
+// Blocks of 256 elements per token; places for their sums of squares.
+TL_HOST_DEVICE constexpr int32_t input_blocks(int32_t k_blocks) { return (k_blocks + 1) / 2; }
+TL_HOST_DEVICE constexpr int32_t input_sums(int32_t k_blocks) { return (input_blocks(k_blocks) + 3) / 4 * 4; }
 // Shared bytes of x and of these sums.
-TL_HOST_DEVICE constexpr int32_t input_bytes(int32_t units, int32_t rows, bool normed) {
-    return rows * (input_pitch(units) * 2 + (normed ? input_sums(units) * 4 : 0));
+TL_HOST_DEVICE constexpr int32_t input_bytes(int32_t k_blocks, int32_t tokens, bool normed) {
+    return tokens * (input_pitch(k_blocks) * 2 + (normed ? input_sums(k_blocks) * 4 : 0));
 }
 
 template <typename T>
@@ -33,22 +33,22 @@ union Vector8 {
     T element[8];
 };
 
-// A barrier of the block's first kThreads threads, which call. Barrier 0 is that of all threads.
+// A barrier of the block's first kThreads threads, all of which call. Barrier 0 is the one of all threads.
 template <int kThreads>
 __device__ void first_threads_barrier() {
     asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
 }
 
-// Fills `target` T [rows, input_pitch(units)] with x as it is, zero from k on. x is read past L1: the predecessor may
-// have written it while this kernel already ran. The block's first kThreads threads call; ends with their barrier.
+// Fills `target` T [tokens, input_pitch(k_blocks)] with x as it is, zero from k on. x is read past L1: the predecessor
+// may have written it while this kernel already ran. The block's first kThreads threads call; ends with their barrier.
 template <typename T, int kThreads>
-__device__ void load_input(const DecodeInput& in, int32_t k, int32_t units, unsigned char* target) {
+__device__ void load_input(const DecodeInput& in, int32_t k, int32_t k_blocks, unsigned char* target) {
     constexpr int kHeld = 4;  // loads in flight
-    const int32_t vectors = units * (kUnit / 8);
+    const int32_t vectors = k_blocks * (kKBlock / 8);
 #pragma unroll 1
-    for (int32_t r = 0; r < in.rows; ++r) {
-        const T* source = static_cast<const T*>(in.x) + r * in.row_stride;
-        T* row = reinterpret_cast<T*>(target) + r * input_pitch(units);
+    for (int32_t token = 0; token < in.tokens; ++token) {
+        const T* source = static_cast<const T*>(in.x) + token * in.row_stride;
+        T* out = reinterpret_cast<T*>(target) + token * input_pitch(k_blocks);
         if (in.aligned) {
 #pragma unroll 1
             for (int32_t first = threadIdx.x; first < vectors; first += kHeld * kThreads) {
@@ -61,24 +61,24 @@ __device__ void load_input(const DecodeInput& in, int32_t k, int32_t units, unsi
 #pragma unroll
                 for (int i = 0; i < kHeld; ++i) {
                     const int32_t vector = first + i * kThreads;
-                    if (vector < vectors) reinterpret_cast<uint4*>(row)[vector] = held[i];
+                    if (vector < vectors) reinterpret_cast<uint4*>(out)[vector] = held[i];
                 }
             }
         } else {
 #pragma unroll 1
-            for (int32_t i = threadIdx.x; i < units * kUnit; i += kThreads)
-                row[i] = i < k ? __ldcg(source + i) : T(0.0f);
+            for (int32_t i = threadIdx.x; i < k_blocks * kKBlock; i += kThreads)
+                out[i] = i < k ? __ldcg(source + i) : T(0.0f);
         }
     }
     first_threads_barrier<kThreads>();
 }
 
-// The same with RMSNorm, for aligned x of up to kMaxNormed elements a row. The sum of squares is taken in the order of
-// norm.cu: a lane's vector, the lanes of a warp, blocks of 256 elements in ascending order.
+// The same with RMSNorm, for aligned x of up to kMaxNormed elements per token. The sum of squares is taken in the order
+// of norm.cu: a lane's vector, the lanes of a warp, blocks of 256 elements in ascending order.
 template <typename T, int kThreads>
 class NormedInput {
 public:
-    static constexpr int kHeld = 2;  // vectors a thread and row
+    static constexpr int kHeld = 2;  // vectors per thread and token
     static constexpr int32_t kMaxNormed = kHeld * kThreads * 8;
 
     // Reads the norm's weights, before x is there.
@@ -93,13 +93,14 @@ public:
         }
     }
 
-    __device__ void load(const DecodeInput& in, int32_t k, int32_t units, unsigned char* target) const {
-        const int32_t vectors = units * (kUnit / 8), pitch = input_pitch(units) / 8, blocks = input_blocks(units);
-        uint4* rows = reinterpret_cast<uint4*>(target);
-        float* sums = reinterpret_cast<float*>(rows + in.rows * pitch);
+    __device__ void load(const DecodeInput& in, int32_t k, int32_t k_blocks, unsigned char* target) const {
+        const int32_t vectors = k_blocks * (kKBlock / 8), pitch = input_pitch(k_blocks) / 8,
+                      blocks = input_blocks(k_blocks);
+        uint4* x = reinterpret_cast<uint4*>(target);
+        float* sums = reinterpret_cast<float*>(x + in.tokens * pitch);
 #pragma unroll 1
-        for (int32_t r = 0; r < in.rows; ++r) {
-            const int64_t x_row = in.row_index == nullptr ? r : in.row_index[r];
+        for (int32_t token = 0; token < in.tokens; ++token) {
+            const int64_t x_row = in.row_index == nullptr ? token : in.row_index[token];
             const T* source = static_cast<const T*>(in.x) + x_row * in.row_stride;
             Vector8<T> held[kHeld];
 #pragma unroll
@@ -111,29 +112,29 @@ public:
             for (int i = 0; i < kHeld; ++i) {
                 const int32_t vector = threadIdx.x + i * kThreads, block = vector / kWarpSize;
                 if (block >= blocks) break;
-                if (vector < vectors) rows[r * pitch + vector] = held[i].whole;
+                if (vector < vectors) x[token * pitch + vector] = held[i].whole;
                 float sum = 0;
 #pragma unroll
                 for (int e = 0; e < 8; ++e) sum = fmaf(widen(held[i].element[e]), widen(held[i].element[e]), sum);
                 sum = warp_reduce(sum, Sum{});
-                if (threadIdx.x % kWarpSize == 0) sums[r * input_sums(units) + block] = sum;
+                if (threadIdx.x % kWarpSize == 0) sums[token * input_sums(k_blocks) + block] = sum;
             }
         }
         first_threads_barrier<kThreads>();
 #pragma unroll 1
-        for (int32_t r = 0; r < in.rows; ++r) {
+        for (int32_t token = 0; token < in.tokens; ++token) {
             const float factor =
-                rsqrtf(row_sum(sums + r * input_sums(units), blocks) / static_cast<float>(k) + in.norm_eps);
+                rsqrtf(row_sum(sums + token * input_sums(k_blocks), blocks) / static_cast<float>(k) + in.norm_eps);
 #pragma unroll
             for (int i = 0; i < kHeld; ++i) {
                 const int32_t vector = threadIdx.x + i * kThreads;
                 if (vector * 8 >= k) break;
                 Vector8<T> value;
-                value.whole = rows[r * pitch + vector];
+                value.whole = x[token * pitch + vector];
 #pragma unroll
                 for (int e = 0; e < 8; ++e)
                     value.element[e] = round_to<T>(widen(value.element[e]) * factor * weight_[i][e]);
-                rows[r * pitch + vector] = value.whole;
+                x[token * pitch + vector] = value.whole;
             }
         }
         first_threads_barrier<kThreads>();

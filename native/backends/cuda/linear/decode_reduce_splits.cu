@@ -1,8 +1,8 @@
-// Decode linear for many rows, second kernel: adds the partial sums of the chunks of k, in ascending order, and writes
-// y.
+// Decode linear for many tokens, second kernel of split-K: adds the partial sums of the K splits in ascending order and
+// writes y.
 //
-//   partial: float [chunks, rows, n_padded]; out: LinearOutput
-// Bound by its launch and by the latency of one load: the partial sums are in the L2.
+//   partial: float [k_splits, tokens, n_padded]; out: LinearOutput
+// Bound by its launch and by the latency of one load, because the partial sums are in the L2.
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/linear/decode_kernels.h"
 #include "backends/cuda/linear/output.cuh"
@@ -17,39 +17,39 @@ constexpr int kThreads = 256;
 // PRECOND: grid (ceil(n / (2 kThreads)), rows), block kThreads.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    join_chunks_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ LinearOutput out,
-                       const float* partial, const int32_t rows) {
+    reduce_splits_kernel(const __grid_constant__ DecodeWeight weight, const __grid_constant__ LinearOutput out,
+                         const float* partial, const int32_t tokens) {
     release_successor();
     wait_for_predecessor();
-    const int32_t row = blockIdx.y, first = (blockIdx.x * kThreads + threadIdx.x) * 2;
+    const int32_t token = blockIdx.y, first = (blockIdx.x * kThreads + threadIdx.x) * 2;
     if (first >= weight.n) return;
     Addend<T> addend;
-    addend.read(out, weight.n, row, first);
-    float2 parts[kMaxChunks];
+    addend.read(out, weight.n, token, first);
+    float2 parts[kMaxKSplits];
 #pragma unroll
-    for (int chunk = 0; chunk < kMaxChunks; ++chunk) {
-        if (chunk >= weight.chunks) break;
-        const int64_t at = (int64_t{chunk} * rows + row) * (weight.num_tiles * kTileRows) + first;
-        parts[chunk] = __ldcg(reinterpret_cast<const float2*>(partial + at));
+    for (int k_split = 0; k_split < kMaxKSplits; ++k_split) {
+        if (k_split >= weight.k_splits) break;
+        const int64_t at = (int64_t{k_split} * tokens + token) * (weight.num_tiles * kTileRows) + first;
+        parts[k_split] = __ldcg(reinterpret_cast<const float2*>(partial + at));
     }
     float2 y = {};
 #pragma unroll
-    for (int chunk = 0; chunk < kMaxChunks; ++chunk) {
-        if (chunk >= weight.chunks) break;
-        y.x += parts[chunk].x;
-        y.y += parts[chunk].y;
+    for (int k_split = 0; k_split < kMaxKSplits; ++k_split) {
+        if (k_split >= weight.k_splits) break;
+        y.x += parts[k_split].x;
+        y.y += parts[k_split].y;
     }
-    write_outputs<T>(out, weight.bias, weight.n, row, first, y, addend);
+    write_outputs<T>(out, weight.bias, weight.n, token, first, y, addend);
 }
 
 }  // namespace
 
-void join_chunks(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const float* partial,
-                 int32_t rows, const LinearOutput& out) {
-    const dim3 blocks(ceil_div(weight.n, 2 * kThreads), rows);
+void reduce_splits(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weight, const float* partial,
+                   int32_t tokens, const LinearOutput& out) {
+    const dim3 blocks(ceil_div(weight.n, 2 * kThreads), tokens);
     with_activation(activation, [&](auto type) {
-        launch_overlapped("launch of join_chunks_kernel", join_chunks_kernel<decltype(type)>, {blocks, kThreads},
-                          cuda_stream, weight, out, partial, rows);
+        launch_overlapped("launch of reduce_splits_kernel", reduce_splits_kernel<decltype(type)>, {blocks, kThreads},
+                          cuda_stream, weight, out, partial, tokens);
     });
 }
 

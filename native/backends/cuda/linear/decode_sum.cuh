@@ -1,4 +1,5 @@
-// y of tiles of 16 weight rows for some rows of x, on the tensor cores, in the order of linear/decode_order.h.
+// GEMM of one K block on the tensor cores (mma.sync), in the order of linear/decode_order.h: tiles of 16 weight rows
+// times 8 kTokenTiles tokens.
 #pragma once
 
 #include "backends/cuda/device/mma.cuh"
@@ -6,17 +7,17 @@
 
 namespace tinyllm::cuda {
 
-// For 8 kColumnTiles rows of x: [j] is an mma accumulator of rows 8j .. 8j + 7 of x.
-template <int kColumnTiles>
-struct SliceSum {
-    float chain[kColumnTiles][4] = {};
-    float scaled[kColumnTiles][4] = {};
+// The sums of a K slice. [j] is the mma accumulator of the tokens 8j .. 8j + 7.
+template <int kTokenTiles>
+struct KSliceSum {
+    float chain[kTokenTiles][4] = {};
+    float scaled[kTokenTiles][4] = {};
 
     // Ends a group whose scales are those of the lane's two weight rows.
     __device__ void end_group(__half2 scales) {
         const float scale[2] = {__low2float(scales), __high2float(scales)};
 #pragma unroll
-        for (int j = 0; j < kColumnTiles; ++j) {
+        for (int j = 0; j < kTokenTiles; ++j) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 scaled[j][i] = fmaf(chain[j][i], scale[i / 2], scaled[j][i]);
@@ -31,16 +32,15 @@ struct SliceSum {
     }
 };
 
-// Adds a unit of kTiles tiles, which lie at units[m] in shared memory. scales(m, group) gives the lane's scales in
-// group `group` of the unit, of which `groups` exist, groups_per_unit unless the weight ends. x_address(j, chunk) is
-// the shared address of 16-byte chunk `chunk` (8 inputs of the unit) of the lane's row of x in column tile j: the lane
-// gives row lane % 8 and chunk + lane / 8 to load_matrices(). kManyGroups: groups_per_unit > 1; without, the body is
-// free of branches, so that conversions fill the gaps between mma.
-template <bool kManyGroups, typename T, bool kQuantized, int kTiles, int kColumnTiles, typename Scales,
-          typename Address>
-__device__ void add_unit(SliceSum<kColumnTiles> (&sums)[kTiles], const WeightFragments<T, kQuantized>& fragments,
-                         const unsigned char* const (&units)[kTiles], int groups_per_unit, int groups, Scales&& scales,
-                         Address&& x_address) {
+// Adds a K block of kTiles tiles, which lie at k_blocks[m] in shared memory. scales(m, group) gives the lane's scales
+// in group `group` of the K block, of which `groups` exist, groups_per_k_block unless the weight ends. x_address(j,
+// vector) is the shared address of 16-byte vector `vector` (8 inputs of the K block) of the lane's token in token tile
+// j: the lane gives token lane % 8 and vector + lane / 8 to load_matrices(). kManyGroups: groups_per_k_block > 1.
+// Without it the body has no branches, so conversions fill the gaps between mma instructions.
+template <bool kManyGroups, typename T, bool kQuantized, int kTiles, int kTokenTiles, typename Scales, typename Address>
+__device__ void add_k_block(KSliceSum<kTokenTiles> (&sums)[kTiles], const WeightFragments<T, kQuantized>& fragments,
+                            const unsigned char* const (&k_blocks)[kTiles], int groups_per_k_block, int groups,
+                            Scales&& scales, Address&& x_address) {
     using Fragments = WeightFragments<T, kQuantized>;
     const auto end_group = [&](int group) {
 #pragma unroll
@@ -50,10 +50,10 @@ __device__ void add_unit(SliceSum<kColumnTiles> (&sums)[kTiles], const WeightFra
     for (int block = 0; block < 2; ++block) {
         uint32_t words[kTiles][2][Fragments::kWords];
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m) fragments.read(units[m], block, words[m]);
+        for (int m = 0; m < kTiles; ++m) fragments.read(k_blocks[m], block, words[m]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int part = 2 * block + half;  // 32 inputs: the shortest group
+            const int k32 = 2 * block + half;  // 32 inputs: the shortest group
             uint32_t a[kTiles][2][4];
 #pragma unroll
             for (int m = 0; m < kTiles; ++m) {
@@ -61,9 +61,9 @@ __device__ void add_unit(SliceSum<kColumnTiles> (&sums)[kTiles], const WeightFra
                 Fragments::fragment(words[m], 2 * half + 1, a[m][1]);
             }
 #pragma unroll
-            for (int j = 0; j < kColumnTiles; ++j) {
+            for (int j = 0; j < kTokenTiles; ++j) {
                 uint32_t b[4];
-                load_matrices(b, x_address(j, 4 * part));
+                load_matrices(b, x_address(j, 4 * k32));
 #pragma unroll
                 for (int step = 0; step < 2; ++step) {
 #pragma unroll
@@ -72,8 +72,8 @@ __device__ void add_unit(SliceSum<kColumnTiles> (&sums)[kTiles], const WeightFra
                 }
             }
             // A group beyond the last has weights 0 and no scale.
-            if (kManyGroups && (part + 1) * groups_per_unit % 4 == 0) {
-                const int group = (part + 1) * groups_per_unit / 4 - 1;
+            if (kManyGroups && (k32 + 1) * groups_per_k_block % 4 == 0) {
+                const int group = (k32 + 1) * groups_per_k_block / 4 - 1;
                 if (group < groups) end_group(group);
             }
         }

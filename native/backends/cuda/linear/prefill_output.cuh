@@ -1,5 +1,5 @@
-// How the prefill kernels write y: from the accumulators through shared memory, so that rows are written in whole
-// lines.
+// The epilogue of the prefill kernels: y goes from the accumulators through shared memory, so that it is written in
+// whole lines.
 #pragma once
 
 #include <cstring>
@@ -8,7 +8,7 @@
 
 namespace tinyllm::cuda {
 
-// Where a lane's four neighbouring outputs go, row after row.
+// Where a lane's four neighbouring outputs go, token after token.
 template <typename T>
 class QuadOutput {
 public:
@@ -29,8 +29,8 @@ public:
 
     // What AddTo adds to, past L1: a predecessor may have written it while this kernel was already running.
     // PRECOND: adds().
-    __device__ Quad load(int64_t row) const {
-        const uint2 words = __ldcg(static_cast<const uint2*>(at<T>(row, first_)));
+    __device__ Quad load(int64_t token) const {
+        const uint2 words = __ldcg(static_cast<const uint2*>(at<T>(token, first_)));
         Quad addend;
         memcpy(&addend, &words, sizeof addend);
         return addend;
@@ -43,39 +43,39 @@ public:
     __device__ bool whole() const { return whole_; }
 
     // Writes those that exist, one pair after the other.
-    __device__ void write_in_parts(int64_t row, float4 sums) const {
+    __device__ void write_in_parts(int64_t token, float4 sums) const {
         const float2 pairs[2] = {{sums.x, sums.y}, {sums.z, sums.w}};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             Addend<T> addend;
-            addend.read(out_, n_, row, first_ + 2 * i);
-            write_outputs<T>(out_, bias_, n_, row, first_ + 2 * i, pairs[i], addend);
+            addend.read(out_, n_, token, first_ + 2 * i);
+            write_outputs<T>(out_, bias_, n_, token, first_ + 2 * i, pairs[i], addend);
         }
     }
 
     // PRECOND: whole().
-    __device__ void write(int64_t row, float4 sums, const Quad& addend) const {
+    __device__ void write(int64_t token, float4 sums, const Quad& addend) const {
         const float y[4] = {sums.x + four_bias_[0], sums.y + four_bias_[1], sums.z + four_bias_[2],
                             sums.w + four_bias_[3]};
         if (out_.kind == Kind::StoreFloat) {
-            *static_cast<float4*>(at<float>(row, first_)) = make_float4(y[0], y[1], y[2], y[3]);
+            *static_cast<float4*>(at<float>(token, first_)) = make_float4(y[0], y[1], y[2], y[3]);
         } else if (out_.kind == Kind::SiluMul) {
             using Pair = Vector<T, 2>;
-            *static_cast<Pair*>(at<T>(row, first_ / 2)) = {round_to<T>(silu(y[0]) * y[1]),
-                                                           round_to<T>(silu(y[2]) * y[3])};
+            *static_cast<Pair*>(at<T>(token, first_ / 2)) = {round_to<T>(silu(y[0]) * y[1]),
+                                                             round_to<T>(silu(y[2]) * y[3])};
         } else {
             Quad result;
 #pragma unroll
             for (int i = 0; i < 4; ++i)
                 result.element[i] = round_to<T>(out_.kind == Kind::AddTo ? widen(addend.element[i]) + y[i] : y[i]);
-            *static_cast<Quad*>(at<T>(row, first_)) = result;
+            *static_cast<Quad*>(at<T>(token, first_)) = result;
         }
     }
 
 private:
     template <typename Element>
-    __device__ void* at(int64_t row, int32_t column) const {
-        return static_cast<Element*>(out_.data) + row * out_.row_stride + column;
+    __device__ void* at(int64_t token, int32_t column) const {
+        return static_cast<Element*>(out_.data) + token * out_.row_stride + column;
     }
 
     const LinearOutput& out_;
@@ -85,9 +85,9 @@ private:
     bool whole_;
 };
 
-// Turns the sums of a team of four warps round, so that rows of y are written in whole lines by a short loop: written
-// from the accumulators directly the code alone is so long that fetching it takes as long as half the multiplication.
-// kWidth outputs x kTokens tokens a round go through shared memory.
+// The epilogue of a team of four warps. Per round, kWidth outputs of kTokens tokens go through shared memory, and a
+// short loop writes them in whole lines. Stores straight from the accumulators are so much code that fetching it takes
+// as long as half the multiplication.
 template <typename T, int kWidth>
 class OutputStage {
 public:
@@ -114,12 +114,12 @@ public:
         }
     }
 
-    // Writes kRounds x kTokens tokens from `first_token` on, as far as there are rows; put_round(round), with a
+    // Writes kRounds x kTokens tokens from `first_token` on, as far as there are tokens; put_round(round), with a
     // constant once unrolled, puts the lane's sums of a round.
     template <int kRounds, typename PutRound>
-    __device__ void write(int64_t first_token, int64_t rows, PutRound&& put_round) {
+    __device__ void write(int64_t first_token, int64_t tokens, PutRound&& put_round) {
         Addends next = {};
-        load(first_token, rows, next);
+        load(first_token, tokens, next);
         // One copy of the code that writes: only what indexes the accumulators is unrolled.
 #pragma unroll 1
         for (int round = 0; round < kRounds; ++round) {
@@ -128,8 +128,8 @@ public:
                 if (i == round) put_round(i);
             barrier();
             const Addends addends = next;
-            if (round + 1 < kRounds) load(first_token + kTokens, rows, next);
-            flush(first_token, rows, addends);
+            if (round + 1 < kRounds) load(first_token + kTokens, tokens, next);
+            flush(first_token, tokens, addends);
             barrier();
             first_token += kTokens;
         }
@@ -137,10 +137,10 @@ public:
 
 private:
     static constexpr int kTeamThreads = 128;
-    static constexpr int kQuads = kWidth / 4;  // threads a row
+    static constexpr int kQuads = kWidth / 4;  // threads per token
 
     static constexpr int kRowsAtOnce = kTeamThreads / kQuads;
-    static constexpr int kSteps = kTokens / kRowsAtOnce;  // rows of a thread in a round
+    static constexpr int kSteps = kTokens / kRowsAtOnce;  // tokens of a thread in a round
 
     struct Addends {
         typename QuadOutput<T>::Quad of_step[kSteps];
@@ -150,26 +150,26 @@ private:
     static __device__ int first_step() { return threadIdx.x % kTeamThreads / kQuads; }
 
     // Requests what the round's results are added to.
-    __device__ void load(int64_t first_token, int64_t rows, Addends& addends) const {
+    __device__ void load(int64_t first_token, int64_t tokens, Addends& addends) const {
         if (!target_.adds()) return;
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
-            const int64_t row = first_token + first_step() + step * kRowsAtOnce;
-            if (row < rows) addends.of_step[step] = target_.load(row);
+            const int64_t token = first_token + first_step() + step * kRowsAtOnce;
+            if (token < tokens) addends.of_step[step] = target_.load(token);
         }
     }
 
-    __device__ void flush(int64_t first_token, int64_t rows, const Addends& addends) const {
+    __device__ void flush(int64_t first_token, int64_t tokens, const Addends& addends) const {
         const float* sums = shared_ + threadIdx.x % kQuads * 4;
         if (!target_.whole()) {
-            for (int token = first_step(); token < kTokens && first_token + token < rows; token += kRowsAtOnce)
+            for (int token = first_step(); token < kTokens && first_token + token < tokens; token += kRowsAtOnce)
                 target_.write_in_parts(first_token + token, *reinterpret_cast<const float4*>(sums + token * kPitch));
             return;
         }
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
             const int token = first_step() + step * kRowsAtOnce;
-            if (first_token + token < rows)
+            if (first_token + token < tokens)
                 target_.write(first_token + token, *reinterpret_cast<const float4*>(sums + token * kPitch),
                               addends.of_step[step]);
         }

@@ -1,12 +1,13 @@
-// y = x W^T + b for many rows by wgmma (compute capability 9.0a).
+// GEMM for many tokens by wgmma and TMA (compute capability 9.0a): y = x W^T + b.
 //
-//   x: T [rows, k]; weight: int8 or T [n_padded, k_padded] packed, scales f16 [groups, n_padded]
+//   x: T [tokens, k]; weight: int8 or T [n_padded, k_padded] packed, scales f16 [groups, n_padded]
 // The weights are the A operand and come from registers, where int8 becomes T; x is the B operand and is read by the
-// tensor cores from shared memory, so a tile of y has kTileOutputs weight rows and kTokens tokens. A block is one
-// warpgroup that issues bulk tensor copies into a ring of stages and two that multiply, 64 weight rows each: while one
-// converts weights or rescales its sums, the tensor cores work for the other. The two blocks of a cluster take
-// neighbouring weight rows and the same tokens; each fetches half of the tokens for both. Clusters stay on their SMs
-// and take tile after tile, so the ring fills for the next tile while y is written.
+// tensor cores from shared memory. A tile of y has kTileOutputs weight rows and kTokens tokens. A block has one
+// producer warpgroup, which copies by TMA into the stages of a pipeline, and two consumer warpgroups, which multiply 64
+// weight rows each: while one converts weights or rescales its sums, the tensor cores work for the other. The two
+// blocks of a cluster take neighbouring weight rows and the same tokens; each copies half of the tokens for both
+// (multicast). The kernel is persistent: clusters stay on their SMs and take tile after tile, so the pipeline fills for
+// the next tile while the epilogue writes y.
 #include <algorithm>
 #include <type_traits>
 
@@ -36,9 +37,9 @@ namespace {
 constexpr int kTileOutputs = 128;
 constexpr int kCluster = 2;
 constexpr int kWarpgroup = 128;
-constexpr int kConsumers = 2;  // warpgroups that multiply
+constexpr int kConsumers = 2;  // warpgroups
 constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
-constexpr int kRingBytes = 200 * 1024;
+constexpr int kPipelineBytes = 200 * 1024;
 constexpr int kMaxStages = 8;
 
 template <typename T, bool kQuantized, int kTokens>
@@ -46,15 +47,15 @@ struct Stage {
     static constexpr int kWeightBytes = kTileOutputs * WeightReader<T, kQuantized>::kRowBytes;
     static constexpr int kXBytes = kTokens * kBlockInputs * 2;
     static constexpr int kBytes = kWeightBytes + kXBytes;
-    static constexpr int kCount = kRingBytes / kBytes < kMaxStages ? kRingBytes / kBytes : kMaxStages;
+    static constexpr int kCount = kPipelineBytes / kBytes < kMaxStages ? kPipelineBytes / kBytes : kMaxStages;
     static constexpr int kOutputBytes = OutputStage<T, kTileOutputs / kConsumers>::kBytes;
-    // The ring at a multiple of 1024 bytes, an output stage a consumer, then a full and an empty barrier a stage.
+    // The stages at a multiple of 1024 bytes, an output stage per consumer, then a full and an empty barrier per stage.
     static constexpr int kSharedBytes = 1024 + kCount * kBytes + kConsumers * kOutputBytes + kCount * 2 * 8;
 };
 
-// Which stage comes next, and the parity of its barriers' phase.
+// The next stage, and the parity of the phase of its barriers.
 template <int kCount>
-struct RingPosition {
+struct PipelineState {
     int index = 0;
     uint32_t parity = 0;
 
@@ -75,10 +76,10 @@ struct TileOrder {
 
     int32_t token_tiles, output_tiles, band_tiles;
 
-    __device__ TileOrder(int64_t rows, int32_t n_padded, int tokens) {
-        token_tiles = static_cast<int32_t>((rows + tokens - 1) / tokens);
+    __device__ TileOrder(int64_t tokens, int32_t n_padded, int tile_tokens) {
+        token_tiles = static_cast<int32_t>((tokens + tile_tokens - 1) / tile_tokens);
         output_tiles = (n_padded + kCluster * kTileOutputs - 1) / (kCluster * kTileOutputs);
-        band_tiles = kBandTokens / tokens;
+        band_tiles = kBandTokens / tile_tokens;
     }
 
     __device__ int32_t count() const { return token_tiles * output_tiles; }
@@ -91,21 +92,21 @@ struct TileOrder {
     }
 };
 
-// Keeps the ring full: every block of inputs of every tile of this cluster.
+// The producer: copies every block of inputs of every tile of this cluster.
 template <typename Stage>
 __device__ void produce(const CUtensorMap& weight_map, const CUtensorMap& x_map, const TileOrder& order, int32_t blocks,
-                        int tokens, uint32_t ring, uint32_t full, uint32_t empty) {
+                        int tile_tokens, uint32_t stages, uint32_t full, uint32_t empty) {
     const uint32_t rank = block_rank_in_cluster();
-    RingPosition<Stage::kCount> position;
+    PipelineState<Stage::kCount> position;
     for (int32_t tile = blockIdx.x / kCluster; tile < order.count(); tile += gridDim.x / kCluster) {
         int32_t token_tile, output_tile;
         order.find(tile, token_tile, output_tile);
         const int32_t first_output = (output_tile * kCluster + rank) * kTileOutputs;
-        const int32_t first_token = token_tile * tokens + rank * (tokens / kCluster);
+        const int32_t first_token = token_tile * tile_tokens + rank * (tile_tokens / kCluster);
         for (int32_t block = 0; block < blocks; ++block) {
             wait_for_phase(empty + position.index * 8, position.parity ^ 1);
             const uint32_t barrier = full + position.index * 8;
-            const uint32_t stage = ring + position.index * Stage::kBytes;
+            const uint32_t stage = stages + position.index * Stage::kBytes;
             arrive_expecting(barrier, Stage::kBytes);
             copy_box(stage + Stage::kXBytes, weight_map, block * kBlockInputs, first_output, barrier);
             copy_box_to_cluster(stage + rank * (Stage::kXBytes / kCluster), x_map, block * kBlockInputs, first_token,
@@ -115,17 +116,17 @@ __device__ void produce(const CUtensorMap& weight_map, const CUtensorMap& x_map,
     }
 }
 
-// One of the two warpgroups that multiply.
+// A consumer warpgroup.
 template <typename T, bool kQuantized, int kTokens>
-__device__ void consume(const PackedWeight& weight, const float* bias, const TileOrder& order, int64_t rows,
-                        const LinearOutput& out, uint32_t ring, uint32_t full, uint32_t empty, float* output_stage) {
+__device__ void consume(const PackedWeight& weight, const float* bias, const TileOrder& order, int64_t tokens,
+                        const LinearOutput& out, uint32_t stages, uint32_t full, uint32_t empty, float* output_stage) {
     using Stage = Stage<T, kQuantized, kTokens>;
     const uint32_t rank = block_rank_in_cluster();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int warp_output = (warp - kWarpgroup / 32) * 16;
     const int32_t blocks = weight.k_padded / kBlockInputs;
     WeightReader<T, kQuantized> reader(warp_output, lane);
-    RingPosition<Stage::kCount> position;
+    PipelineState<Stage::kCount> position;
     for (int32_t tile = blockIdx.x / kCluster; tile < order.count(); tile += gridDim.x / kCluster) {
         int32_t token_tile, output_tile;
         order.find(tile, token_tile, output_tile);
@@ -136,7 +137,7 @@ __device__ void consume(const PackedWeight& weight, const float* bias, const Til
         uint32_t last_empty = 0;
         const auto load_fragments = [&](uint32_t (&fragments)[4][4]) {
             wait_for_phase(full + position.index * 8, position.parity);
-            reader.fragments(ring + position.index * Stage::kBytes + Stage::kXBytes, fragments);
+            reader.fragments(stages + position.index * Stage::kBytes + Stage::kXBytes, fragments);
         };
         const auto change_group = [&] {
             float factors[2];
@@ -147,7 +148,7 @@ __device__ void consume(const PackedWeight& weight, const float* bias, const Til
         };
         // Starts the multiplication of a block; while it runs, prepares the fragments of the next one.
         const auto multiply = [&](int32_t block, const uint32_t (&current)[4][4], uint32_t (&next)[4][4]) {
-            const uint64_t x = wgmma_tile(ring + position.index * Stage::kBytes);
+            const uint64_t x = wgmma_tile(stages + position.index * Stage::kBytes);
             if (block > 0) change_group();
             begin_wgmma();
             wgmma<T, kTokens>(sums, current[0], x);
@@ -161,7 +162,7 @@ __device__ void consume(const PackedWeight& weight, const float* bias, const Til
             wgmma<T, kTokens>(sums, current[3], x + 6);
             commit_wgmma();
             wait_for_wgmma<1>();
-            // The block before this one is done with its stage.
+            // The wgmma of the block of inputs before this one have read its stage.
             if (block > 0 && lane < kCluster) arrive_in_block(last_empty, lane);
             last_empty = empty + position.index * 8;
             position.advance();
@@ -177,7 +178,7 @@ __device__ void consume(const PackedWeight& weight, const float* bias, const Til
 
         using Output = OutputStage<T, kTileOutputs / kConsumers>;
         Output output(output_stage, warp / 4, out, bias, weight.n, first_output - warp % 4 * 16);
-        output.template write<kTokens / Output::kTokens>(int64_t{token_tile} * kTokens, rows, [&](int round) {
+        output.template write<kTokens / Output::kTokens>(int64_t{token_tile} * kTokens, tokens, [&](int round) {
 #pragma unroll
             for (int j = 0; j < Output::kTokens / 8; ++j)
                 output.put(warp % 4 * 16, j, sums + (round * Output::kTokens / 8 + j) * 4, scales.scale(0),
@@ -194,12 +195,12 @@ template <typename T, bool kQuantized, int kTokens>
 __global__ void __launch_bounds__(kThreads, 1) TL_CLUSTER_OF(kCluster)
     linear_prefill_sm90_kernel(const __grid_constant__ CUtensorMap weight_map,
                                const __grid_constant__ CUtensorMap x_map, PackedWeight weight, const float* bias,
-                               int64_t rows, LinearOutput out) {
+                               int64_t tokens, LinearOutput out) {
 #if TL_HAS_WGMMA
     using Stage = Stage<T, kQuantized, kTokens>;
     extern __shared__ unsigned char shared[];
-    const uint32_t ring = (shared_address(shared) + 1023) / 1024 * 1024;
-    const uint32_t output_stages = ring + Stage::kCount * Stage::kBytes;
+    const uint32_t stages = (shared_address(shared) + 1023) / 1024 * 1024;
+    const uint32_t output_stages = stages + Stage::kCount * Stage::kBytes;
     const uint32_t full = output_stages + kConsumers * Stage::kOutputBytes, empty = full + Stage::kCount * 8;
     if (threadIdx.x == 0) {
         for (int i = 0; i < Stage::kCount; ++i) {
@@ -211,21 +212,21 @@ __global__ void __launch_bounds__(kThreads, 1) TL_CLUSTER_OF(kCluster)
     cluster_barrier();
     wait_for_predecessor();
     release_successor();
-    const TileOrder order(rows, weight.n_padded, kTokens);
-    // Registers a thread: 40 + 2 * 232 of the 3 * 168 that the block has.
+    const TileOrder order(tokens, weight.n_padded, kTokens);
+    // Registers per thread: 40 + 2 * 232 of the 3 * 168 that the block has.
     if (threadIdx.x < kWarpgroup) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 0)
-            produce<Stage>(weight_map, x_map, order, weight.k_padded / kBlockInputs, kTokens, ring, full, empty);
+            produce<Stage>(weight_map, x_map, order, weight.k_padded / kBlockInputs, kTokens, stages, full, empty);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const int consumer = threadIdx.x / kWarpgroup - 1;
         unsigned char* output_stage =
             shared + (output_stages - shared_address(shared)) + consumer * Stage::kOutputBytes;
-        consume<T, kQuantized, kTokens>(weight, bias, order, rows, out, ring, full, empty,
+        consume<T, kQuantized, kTokens>(weight, bias, order, tokens, out, stages, full, empty,
                                         reinterpret_cast<float*>(output_stage));
     }
-    cluster_barrier();  // the other block may still copy into this one's ring and arrive at its barriers
+    cluster_barrier();  // the other block may still copy into this one's stages and arrive at its barriers
 #else
     __trap();  // not dispatched: DeviceTraits::sm90a
 #endif
@@ -233,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, 1) TL_CLUSTER_OF(kCluster)
 
 template <typename T, bool kQuantized, int kTokens>
 void launch(cudaStream_t cuda_stream, DType activation, const LinearWeight& weight, const void* x, int64_t x_row_stride,
-            int64_t rows, const LinearOutput& out) {
+            int64_t tokens, const LinearOutput& out) {
     using Stage = Stage<T, kQuantized, kTokens>;
     const auto kernel = linear_prefill_sm90_kernel<T, kQuantized, kTokens>;
     TL_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Stage::kSharedBytes));
@@ -249,30 +250,30 @@ void launch(cudaStream_t cuda_stream, DType activation, const LinearWeight& weig
                                                     .swizzled = !kQuantized});
     const CUtensorMap x_map = make_tensor_map({.data = x,
                                                .type = type,
-                                               .rows = rows,
+                                               .rows = tokens,
                                                .cols = weight.k,
                                                .row_bytes = x_row_stride * 2,
                                                .box_rows = kTokens / kCluster,
                                                .box_cols = kBlockInputs,
                                                .swizzled = true});
-    const int64_t tiles = int64_t{ceil_div(rows, kTokens)} * ceil_div(packed.n_padded, kCluster * kTileOutputs);
+    const int64_t tiles = int64_t{ceil_div(tokens, kTokens)} * ceil_div(packed.n_padded, kCluster * kTileOutputs);
     const int64_t clusters = std::min<int64_t>(tiles, device_traits().num_sms / kCluster);
     const LaunchShape shape{dim3(static_cast<unsigned>(clusters * kCluster)), kThreads, Stage::kSharedBytes};
     launch_overlapped("launch of linear_prefill_sm90_kernel", kernel, shape, cuda_stream, weight_map, x_map, packed,
-                      weight.bias, rows, out);
+                      weight.bias, tokens, out);
 }
 
 // The tile of tokens that needs the least time: rounds of tiles over the SMs, each as long as its tokens and a fixed
 // part.
-int choose_tokens(int32_t n, int64_t rows) {
+int choose_tile_tokens(int32_t n, int64_t tokens) {
     constexpr int kFixedTokens = 70;
     int best = 0;
     int64_t best_cost = 0;
-    for (const int tokens : {256, 128, 64}) {
-        const int64_t tiles = int64_t{ceil_div(rows, tokens)} * ceil_div(n, kCluster * kTileOutputs);
-        const int64_t cost = ceil_div(tiles, device_traits().num_sms / kCluster) * int64_t{tokens + kFixedTokens};
+    for (const int tile_tokens : {256, 128, 64}) {
+        const int64_t tiles = int64_t{ceil_div(tokens, tile_tokens)} * ceil_div(n, kCluster * kTileOutputs);
+        const int64_t cost = ceil_div(tiles, device_traits().num_sms / kCluster) * int64_t{tile_tokens + kFixedTokens};
         if (best != 0 && cost >= best_cost) continue;
-        best = tokens;
+        best = tile_tokens;
         best_cost = cost;
     }
     return best;
@@ -281,16 +282,16 @@ int choose_tokens(int32_t n, int64_t rows) {
 }  // namespace
 
 void linear_prefill_sm90(cudaStream_t cuda_stream, DType activation, const LinearWeight& weight, const void* x,
-                         int64_t x_row_stride, int64_t rows, const LinearOutput& out) {
-    const int tokens = choose_tokens(weight.n, rows);
+                         int64_t x_row_stride, int64_t tokens, const LinearOutput& out) {
+    const int tile_tokens = choose_tile_tokens(weight.n, tokens);
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         const auto with_tokens = [&](auto quantized) {
             constexpr bool kQuantized = decltype(quantized)::value;
-            const auto run = tokens == 256   ? launch<T, kQuantized, 256>
-                             : tokens == 128 ? launch<T, kQuantized, 128>
-                                             : launch<T, kQuantized, 64>;
-            run(cuda_stream, activation, weight, x, x_row_stride, rows, out);
+            const auto run = tile_tokens == 256   ? launch<T, kQuantized, 256>
+                             : tile_tokens == 128 ? launch<T, kQuantized, 128>
+                                                  : launch<T, kQuantized, 64>;
+            run(cuda_stream, activation, weight, x, x_row_stride, tokens, out);
         };
         if (weight.scales != nullptr)
             with_tokens(std::true_type{});

@@ -16,7 +16,7 @@ constexpr int kBlockInputs = 64;  // inputs of a pipeline stage: one block of th
 constexpr int kHalfInputs = 32;   // two k16 steps; the shortest group
 
 // One lane's weights of a block, from a tile of rows of kRowBytes in shared memory. 16-bit tiles are swizzled: 16-byte
-// chunk c of row r lies at chunk c ^ (r % 8), as the bulk tensor copy's 128-byte swizzle puts it.
+// vector c of row r lies at vector c ^ (r % 8), as the 128-byte swizzle of TMA puts it.
 template <typename T, bool kQuantized>
 class WeightReader {
 public:
@@ -36,9 +36,9 @@ public:
         for (int i = 0; i < 2; ++i) {
             const int row = first_row_ ^ i;
 #pragma unroll
-            for (int chunk = 0; chunk < kChunks; ++chunk) {
-                const int place = kQuantized ? thread_ : (kChunks * thread_ + chunk) ^ (row % 8);
-                read(tile + row * kRowBytes + place * 16, words[i] + 4 * chunk);
+            for (int vector = 0; vector < kVectors; ++vector) {
+                const int place = kQuantized ? thread_ : (kVectors * thread_ + vector) ^ (row % 8);
+                read(tile + row * kRowBytes + place * 16, words[i] + 4 * vector);
             }
         }
 #pragma unroll
@@ -56,7 +56,7 @@ public:
     }
 
 private:
-    static constexpr int kChunks = kRowBytes / 64;  // of a lane and row, 16 bytes each
+    static constexpr int kVectors = kRowBytes / 64;  // of a lane and row, 16 bytes each
 
     static __device__ void read(uint32_t address, uint32_t* words) {
         asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
@@ -70,7 +70,7 @@ private:
 
 // The scales of a lane's two fragment rows. A scale belongs to the sum over its group; instead of a second set of
 // accumulators for that, the running sum is kept in units of the current group's scale and is multiplied by old / new
-// where the group changes. The int8 values enter the tensor cores exactly. Nothing is left of it for 16-bit weights.
+// where the group changes. The int8 values enter the tensor cores exactly. With 16-bit weights this class does nothing.
 template <bool kQuantized>
 class GroupScales {
 public:
@@ -91,8 +91,8 @@ public:
         return kQuantized && weight_.group_length == kHalfInputs && weight_.k > kHalfInputs;
     }
 
-    // To be called before every block but a row's first, and before second halves if splits_blocks(). Where a group
-    // begins: true, and the factors for the sums.
+    // Call it before every block of inputs but the first, and before second halves if splits_blocks(). Returns true
+    // where a group begins, with the factors for the sums.
     __device__ bool advance(float (&factors)[2]) {
         if (!kQuantized || --left_ != 0) return false;
         left_ = group_blocks();
@@ -103,11 +103,11 @@ public:
         return true;
     }
 
-    // By which the sums of fragment rows g and g + 8 are multiplied in the end.
+    // The factor for the sums of fragment rows g and g + 8 at the end.
     __device__ float scale(int i) const { return kQuantized ? scale_[i] : 1.0f; }
 
 private:
-    // Blocks a group, or half blocks if splits_blocks(). A row that is one group may have any length and never ends.
+    // Blocks per group, or half blocks if splits_blocks(). A row that is one group may have any length and never ends.
     __device__ int32_t group_blocks() const {
         return weight_.group_length >= weight_.k ? INT32_MAX : max(weight_.group_length / kBlockInputs, 1);
     }

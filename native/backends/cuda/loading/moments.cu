@@ -1,5 +1,5 @@
-// Second moments of rows in device memory (formulas and order of summation: quantization/moments.h). The sums have few
-// terms in parallel, so both kernels wait for memory; the rows come from L2, where the copy has just left them.
+// Second moments of rows in device memory (formulas and order of summation: quantization/moments.h). Few terms of a
+// sum run in parallel, so both kernels wait for memory. The rows come from the L2, where the copy has just left them.
 #include "backends/cuda/loading/moments.h"
 
 #include "backends/cuda/device/convert.cuh"
@@ -15,7 +15,7 @@ namespace {
 constexpr int kThreads = 64;
 constexpr int kColumnThreads = 32;
 
-// PRECOND: block kThreads; kLanes threads a row, each with one of its sixteen sums.
+// PRECOND: block kThreads; kLanes threads per row, each with one of its sixteen sums.
 template <typename Raw>
 __global__ void output_moments_kernel(const Raw* raw, const float* moments, int64_t num_rows, int32_t cols,
                                       float* out) {
@@ -35,7 +35,7 @@ __global__ void output_moments_kernel(const Raw* raw, const float* moments, int6
     if (lane == 0 && row < num_rows) out[row] = total;
 }
 
-// PRECOND: a thread a column. The square of a float is exact in double, so FMA changes nothing.
+// PRECOND: one thread per column. The square of a float is exact in double, so FMA changes nothing.
 template <typename Raw>
 __global__ void add_column_squares_kernel(const Raw* raw, int64_t num_rows, int32_t cols, double* sums) {
     const int64_t col = int64_t{blockIdx.x} * kColumnThreads + threadIdx.x;

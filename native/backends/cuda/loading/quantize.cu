@@ -1,4 +1,4 @@
-// W8A16 quantisation of checkpoint rows, a warp a (row, group):
+// W8A16 quantisation of checkpoint rows, one warp per (row, group):
 //   scale = the given one, or f16(max |w| / 127); q = clamp(round_half_even(w / scale), -127, 127)
 // and for unquantised weights the conversion to T, in groups of kPlainGroup inputs.
 //
@@ -37,7 +37,7 @@ __device__ int8_t quantized(float value, float scale) {
     return static_cast<int8_t>(fminf(fmaxf(rintf(value / scale), -kLargestInt8), kLargestInt8));
 }
 
-// PRECOND: block kWarps * 32, one warp a (row, group), groups of a row consecutive; T is the type of unquantised
+// PRECOND: block kWarps * 32, one warp per (row, group), groups of a row consecutive; T is the type of unquantised
 // weights.
 template <typename Raw, typename T>
 __global__ void quantize_kernel(const Raw* raw, const __half* given_scales, int64_t num_rows, int32_t cols,

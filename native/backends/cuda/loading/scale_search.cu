@@ -4,9 +4,9 @@
 //
 //   raw: float, f16 or bf16 [num_rows, cols]; importance: float [cols] or null; scales: f16 [num_rows, groups]
 //
-// A warp has a group, and each of its lanes one factor r: it walks the whole group with sixteen sums in registers, as
+// A warp takes a group, and each of its lanes one factor r: it walks the whole group with sixteen sums in registers, as
 // the host does. All lanes read the same weight at a time, which shared memory broadcasts, so nothing but arithmetic
-// takes time: 10 operations a weight and factor. 31 of 32 lanes have a factor.
+// takes time: 10 operations per weight and factor. 31 of 32 lanes have a factor.
 #include "backends/cuda/loading/scale_search.h"
 
 #include <algorithm>
@@ -22,15 +22,15 @@ namespace tinyllm::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kChunk = 256;  // weights of a group that are in shared memory at a time
+constexpr int kStagedWeights = 256;  // weights of a group that are in shared memory at a time
 constexpr float kLargestInt8 = 127.0f;
 constexpr int kAbsmaxLane = 100 - kFirstFactor;  // the lane of r = 1
-static_assert(kLastFactor - kFirstFactor < kWarpSize && kChunk % kLanes == 0);
+static_assert(kLastFactor - kFirstFactor < kWarpSize && kStagedWeights % kLanes == 0);
 
 // Part of a group, padded with zeros.
-struct alignas(16) Chunk {
-    float weights[kChunk];
-    float importance[kChunk];
+struct alignas(16) StagedWeights {
+    float weights[kStagedWeights];
+    float importance[kStagedWeights];
 };
 
 // importance * (w - q * scale)^2
@@ -51,14 +51,15 @@ __device__ float absmax_of(const Raw* in, int32_t begin, int32_t end) {
     return warp_reduce(largest, Max{});
 }
 
-// Brings inputs [begin, end), at most kChunk, to shared memory; returns their count with the padding to whole lanes.
+// Brings inputs [begin, end), at most kStagedWeights, to shared memory; returns their count with the padding to whole
+// lanes.
 template <typename Raw>
-__device__ int32_t stage(const Raw* in, const float* importance, int32_t begin, int32_t end, Chunk& chunk) {
-    const int32_t count = min(end - begin, kChunk), padded = (count + kLanes - 1) / kLanes * kLanes;
-    __syncwarp();  // the chunk before is read
+__device__ int32_t stage(const Raw* in, const float* importance, int32_t begin, int32_t end, StagedWeights& staged) {
+    const int32_t count = min(end - begin, kStagedWeights), padded = (count + kLanes - 1) / kLanes * kLanes;
+    __syncwarp();  // the lanes have read what was there before
     for (int32_t i = static_cast<int32_t>(threadIdx.x % kWarpSize); i < padded; i += kWarpSize) {
-        chunk.weights[i] = i < count ? widen(in[begin + i]) : 0.0f;
-        chunk.importance[i] = i >= count ? 0.0f : importance == nullptr ? 1.0f : importance[begin + i];
+        staged.weights[i] = i < count ? widen(in[begin + i]) : 0.0f;
+        staged.importance[i] = i >= count ? 0.0f : importance == nullptr ? 1.0f : importance[begin + i];
     }
     __syncwarp();
     return padded;
@@ -67,17 +68,17 @@ __device__ int32_t stage(const Raw* in, const float* importance, int32_t begin, 
 // Weighted square error of the group under this lane's scale.
 template <typename Raw>
 __device__ float rounding_error(const Raw* in, const float* importance, int32_t begin, int32_t end, float scale,
-                                Chunk& chunk) {
+                                StagedWeights& staged) {
     using Four = Vector<float, 4>;
     const float inverse = __fdiv_rn(1.0f, scale);
     float sums[kLanes] = {};
-    for (int32_t at = begin; at < end; at += kChunk) {
-        const int32_t count = stage(in, importance, at, end, chunk);
+    for (int32_t at = begin; at < end; at += kStagedWeights) {
+        const int32_t count = stage(in, importance, at, end, staged);
         for (int32_t i = 0; i < count; i += kLanes) {
 #pragma unroll
             for (int j = 0; j < kLanes; j += 4) {
-                const Four weights = *reinterpret_cast<const Four*>(chunk.weights + i + j);
-                const Four counts = *reinterpret_cast<const Four*>(chunk.importance + i + j);
+                const Four weights = *reinterpret_cast<const Four*>(staged.weights + i + j);
+                const Four counts = *reinterpret_cast<const Four*>(staged.importance + i + j);
 #pragma unroll
                 for (int l = 0; l < 4; ++l)
                     sums[j + l] =
@@ -91,12 +92,12 @@ __device__ float rounding_error(const Raw* in, const float* importance, int32_t 
     return sum;
 }
 
-// PRECOND: block kWarps * 32, one warp a (row, group), groups of a row consecutive.
+// PRECOND: block kWarps * 32, one warp per (row, group), groups of a row consecutive.
 template <typename Raw>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
     choose_scales_kernel(const Raw* raw, const float* importance, int64_t num_rows, int32_t cols, int32_t group_length,
                          int32_t num_groups, __half* scales) {
-    __shared__ Chunk chunks[kWarps];
+    __shared__ StagedWeights staged[kWarps];
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const int64_t index = int64_t{blockIdx.x} * kWarps + warp;
     const int64_t row = index / num_groups;
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
     const bool usable = width > 0 && isfinite(width) && lane <= kLastFactor - kFirstFactor;
     int best = kAbsmaxLane;
     if (__ballot_sync(kFullWarp, usable) >> kAbsmaxLane & 1) {
-        const float error = rounding_error(in, importance, begin, end, width, chunks[warp]);
+        const float error = rounding_error(in, importance, begin, end, width, staged[warp]);
         // Not usable, or no number: never the best.
         const float judged = usable && error < INFINITY ? error : INFINITY;
         const float least = warp_reduce(judged, [](float a, float b) { return fminf(a, b); });

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "backends/cuda/loading/slab_quantizer.h"
+#include "backends/cuda/loading/load_block_quantizer.h"
 #include "backends/cuda/runtime/cuda_buffer.h"
 #include "backends/cuda/runtime/cuda_event.h"
 #include "backends/cuda/runtime/cuda_stream.h"
@@ -17,10 +17,10 @@
 
 namespace tinyllm::cuda {
 
-// A tensor passes in slabs of rows through a ring of slots, each a pinned buffer and a device buffer. While the host
-// copies slab i into its pinned buffer, slab i - 1 crosses the PCIe link and slab i - 2 is quantised (SlabQuantizer),
-// so loading takes the slowest of the three, not their sum. Holds its buffers for as long as it lives: page-locking
-// memory costs milliseconds.
+// A tensor passes through kLoadBlocks load blocks in turn, each a pinned buffer and a device buffer. While the host
+// copies load block i into its pinned buffer, load block i - 1 crosses the PCIe link and load block i - 2 is quantised
+// (LoadBlockQuantizer), so loading takes the slowest of the three, not their sum. Holds its buffers for as long as it
+// lives: page-locking memory costs milliseconds.
 class WeightStager {
 public:
     // All memory counts as Component::Staging of `tracker`, which must outlive this object, as must the
@@ -35,20 +35,20 @@ public:
     int64_t load(const LinearWeight& weight, const RowMap& rows, const HostTensor& tensor, const LinearLoad& load);
 
 private:
-    struct Slot {
+    struct LoadBlock {
         PinnedBuffer<std::byte> host;
         CudaBuffer<std::byte> device;
-        CudaEvent copied;     // the device buffer holds the slab; the host buffer is free
+        CudaEvent copied;     // the device buffer holds the load block; the host buffer is free
         CudaEvent quantized;  // the device buffer is free
     };
 
-    // Copies `bytes` of rows to the slot's device buffer.
-    void stage(Slot& slot, const void* rows, size_t bytes);
+    // Copies `bytes` of rows to the load block's device buffer.
+    void stage(LoadBlock& load_block, const void* rows, size_t bytes);
 
     const CudaStream& cuda_stream_;
     CudaStream copy_stream_;
-    std::vector<Slot> slots_;
-    SlabQuantizer quantizer_;
+    std::vector<LoadBlock> load_blocks_;
+    LoadBlockQuantizer quantizer_;
     KeepThreadsAwake keep_awake_;  // the host waits for the device, or for the next tensor, between its copies
 };
 

@@ -2,7 +2,7 @@
 //
 //   table: int8 or T [vocab, k_padded] in the packed order of quantization/layout.h, scales f16 [groups, n_padded]
 //   hidden: T [num_rows, hidden_dim]
-// Moves one table row and one hidden row a token: a few kilobytes, so what counts is the launch.
+// Moves one table row and one hidden row per token: a few kilobytes, so what counts is the launch.
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/device/packed_weight.cuh"
 #include "backends/cuda/rows/rows.h"

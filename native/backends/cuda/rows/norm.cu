@@ -16,7 +16,7 @@ namespace tinyllm::cuda {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-// Vectors a thread keeps in registers between the two passes; rows of more are read a second time.
+// Vectors that a thread keeps in registers between the two passes. Longer rows are read a second time.
 constexpr int kHeld = 2;
 
 // PRECOND: grid (num_rows), block a multiple of 32; dim is a multiple of kVector, rows are aligned to that many

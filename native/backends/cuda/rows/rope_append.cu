@@ -3,7 +3,7 @@
 //
 //   qkv: T [num_rows, (num_heads + 2 num_kv_heads) head_dim]; cos_sin: float [num_rows, 2, rotary_dim / 2]
 //   cache: ops/kv_cache.h
-// A warp takes a head of a row. Bound by the launch for one row; reads and writes each value once.
+// One warp per (row, head). Bound by the launch for one row; reads and writes each value once.
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/rows/rope_head.cuh"
 #include "backends/cuda/rows/rows.h"
@@ -35,7 +35,7 @@ __global__ void rope_append_kernel(Step step, NormWeight q_norm, NormWeight k_no
     const int32_t slot = step.slots[row], position = step.positions[row];
     const int64_t page = slot < 0 ? 0 : step.block_table[int64_t{slot} * step.pages_per_seq + position / kPageTokens];
     wait_for_predecessor();
-    // Not earlier: what follows would take its places on the SMs while the matrix still runs on some of them.
+    // Not earlier: the next kernel would occupy SMs while the QKV matrix still runs on some of them.
     release_successor();
     if (head >= num_heads + 2 * num_kv_heads || slot < 0) return;
     T* source = qkv + (int64_t{row} * (num_heads + 2 * num_kv_heads) + head) * head_dim;

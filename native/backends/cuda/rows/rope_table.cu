@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// PRECOND: 1-D grid and block, a thread a (row, pair).
+// PRECOND: 1-D grid and block, one thread per (row, pair).
 __global__ void rope_table_kernel(RopeParams rope, const int32_t* positions, const int32_t* rope_lens, int32_t num_rows,
                                   float* cos_sin) {
     wait_for_predecessor();

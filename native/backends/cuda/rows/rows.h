@@ -1,6 +1,6 @@
-// Launchers of the ops that are one file each: embed.cu, rows/rope_table.cu, norm.cu, rows/rope_append.cu, sample.cu.
-// Meaning and shapes as in ops/ops.h; linear.h and attention.h have their own. All throw CudaError where a launch
-// fails.
+// Launchers of the ops that work on single rows (rows/*.cu) and of Ops::sample (sampling/sample.cu).
+// Meaning and shapes as in ops/ops.h; linear/linear.h and attention/attention.h declare the others. All throw CudaError
+// where a launch fails.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -124,7 +124,6 @@ DeviceTraits query_traits(int device) {
     DeviceTraits traits;
     traits.compute_capability = properties.major * 10 + properties.minor;
     traits.num_sms = properties.multiProcessorCount;
-    traits.l2_bytes = properties.l2CacheSize;
     traits.max_shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin);
     traits.programmatic_launch = std::min({code.binaryVersion, code.ptxVersion, traits.compute_capability}) >= 90;
     constexpr bool kHasSm90a = std::string_view(TINYLLM_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;

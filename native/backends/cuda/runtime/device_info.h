@@ -23,7 +23,6 @@ std::string cuda_device_problem(int index);
 struct DeviceTraits {
     int compute_capability = 0;  // 10 * major + minor
     int num_sms = 0;
-    int64_t l2_bytes = 0;
     int max_shared_bytes = 0;  // dynamic shared memory that a block may opt in to
     // Whether kernels may be launched with programmatic stream serialization: device and code are both of compute
     // capability 9.0 or higher. Code built for less has no dependency wait and would run ahead of its inputs.
@@ -33,7 +32,7 @@ struct DeviceTraits {
     bool sm90a = false;
 };
 
-// Of the current device, asked once a device and process. Throws CudaError, and Config errors where this build has no
+// Of the current device, asked once per device and process. Throws CudaError, and Config errors where this build has no
 // code for the device.
 const DeviceTraits& device_traits();
 

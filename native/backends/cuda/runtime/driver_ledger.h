@@ -1,4 +1,4 @@
-// What the driver takes from a GPU for this process, beside the memory that engines allocate.
+// What the driver takes from a GPU for this process, in addition to the memory that engines allocate.
 //
 // Nothing tells what a context, a kernel's code or a graph takes, but the driver's count of free bytes does: it is read
 // before and after. It moves in steps of 2 MB, which is how finely everything here is known, and other processes move

@@ -18,8 +18,8 @@ struct LaunchShape {
 };
 
 // Lets `kernel` take as much dynamic shared memory as a block can have, for kernels that take more or less of it. The
-// limit belongs to the function, not to a launch: threads that each set what they need at the moment would take it away
-// from each other.
+// limit belongs to the function, not to a launch: if each thread set what it needs at the moment, one could lower the
+// limit of another.
 template <typename... Parameters>
 void allow_all_shared_memory(void (*kernel)(Parameters...)) {
     cudaFuncAttributes attributes = {};
@@ -52,11 +52,11 @@ void launch_overlapped(const char* call, void (*kernel)(Parameters...), const La
                shape.where.file_name(), static_cast<int>(shape.where.line()));
 }
 
-// Threads to name in __launch_bounds__ where several blocks shall fit an SM: registers are given to four warps at a
-// time, which the compiler's own reckoning leaves out (576 threads with 56 registers did not fit twice).
+// The number of threads for __launch_bounds__ where several blocks must fit on an SM. The hardware allocates registers
+// to four warps at a time, which the compiler does not count (576 threads with 56 registers did not fit twice).
 constexpr int allocated_threads(int threads) { return (threads + 127) / 128 * 128; }
 
-// Whether so many blocks, of which an SM holds two, come to lie on most SMs.
+// Whether this many blocks, of which an SM holds two, reach most SMs.
 inline bool fills_sms(unsigned blocks) { return blocks > static_cast<unsigned>(device_traits().num_sms) / 2; }
 
 inline unsigned ceil_div(int64_t value, int64_t divisor) {

@@ -13,7 +13,7 @@ namespace tinyllm::cuda {
 // A pool of our own, so that another user of the process (a framework, a second engine) neither sees nor trims it, and
 // so that destroying it gives everything back. Its release threshold is unlimited: with the default of 0 each
 // synchronisation would hand unused memory to the driver, and the next allocation would map it again (measured:
-// 87 us a pair). Not movable: buffers remember where their pool lives.
+// 87 us per pair). Not movable: buffers remember where their pool lives.
 class MemoryPool {
 public:
     // On the current device. Throws CudaError.

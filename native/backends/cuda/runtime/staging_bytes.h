@@ -6,9 +6,9 @@
 
 namespace tinyllm::cuda {
 
-// WeightStager: slots of a pinned and a device buffer each, one for each stage. Measured on an H200 machine with 16
-// cores, 90 MB tensors of f16: slabs of 4 / 8 / 16 MB load 27 / 36 / 39 GB/s where the link alone moves 43 / 51 / 52.
-// More than 8 MB gains little and delays the small tensors of small models.
+// WeightStager: load blocks, each a pinned and a device buffer, one for each stage. Measured on an H200 machine with 16
+// cores, 90 MB tensors of f16: load blocks of 4 / 8 / 16 MB load 27 / 36 / 39 GB/s where the link alone moves 43 / 51
+// / 52. More than 8 MB gains little and delays the small tensors of small models.
 constexpr size_t kLoadBlockBytes = size_t{8} << 20;
 constexpr int kLoadBlocks = 3;
 

@@ -1,4 +1,4 @@
-// Descriptions of matrices for bulk tensor copies (compute capability 9.0).
+// Tensor maps: descriptions of matrices for TMA (compute capability 9.0).
 #pragma once
 
 #include <cuda.h>
@@ -16,7 +16,7 @@ struct TensorBox {
     int64_t row_bytes = 0;  // from row to row, a multiple of 16
     int32_t box_rows = 0;   // at most 256
     int32_t box_cols = 0;   // swizzled: 128 bytes
-    bool swizzled = false;  // 128-byte swizzle: 16-byte chunk c of box row r lands at chunk c ^ (r % 8)
+    bool swizzled = false;  // 128-byte swizzle: 16-byte vector c of box row r lands at vector c ^ (r % 8)
 };
 
 // The map for a kernel's __grid_constant__ parameter. Throws a CUDA error where the driver refuses it.

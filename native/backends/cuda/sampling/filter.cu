@@ -4,7 +4,7 @@
 // reaches top_p of the mass that top-k left (Holtzman et al. 2019); min-p keeps scores of at least
 // largest + log(min_p) (Nguyen et al. 2024). The first two ask the same: the highest rank at which a running sum over
 // the tokens above, of 1 or of mass, reaches a target. Two launches find it, each a pass over the vocabulary by
-// kSampleBlocks blocks a row, the last of which draws the conclusion:
+// kSampleBlocks blocks per row, the last of which computes the result:
 //   1. A histogram of scores, counted in integers so that the order of atomics is no matter. It brackets the bins in
 //      which the sum reaches the target: the mass of a bin is known up to its width.
 //   2. Tokens above the bracket are summed; those inside are collected, sorted and scanned, and the token at which the
@@ -172,7 +172,7 @@ struct CutoffStorage {
     uint64_t ranks[kWarpSize];
 };
 
-// Candidates in descending order, kThreadCandidates a thread, zeros behind the last. All threads call.
+// Candidates in descending order, kThreadCandidates per thread, zeros after the last. All threads call.
 __device__ void load_sorted(const SampleScratch& scratch, uint32_t num_candidates, uint64_t (&rank)[kThreadCandidates],
                             CutoffStorage& shared) {
     if (num_candidates > kFew) {

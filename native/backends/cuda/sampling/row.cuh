@@ -125,7 +125,7 @@ __device__ inline float largest_score(const SampleScratch& scratch) {
 }
 
 // Enqueues the computation of SampleScratch::cutoff for rows whose `partial` and zeroed `histogram` are complete.
-// counters: one a row, zero before and after.
+// counters: one per row, zero before and after.
 void sample_filter(cudaStream_t cuda_stream, const StepBatch& batch, int32_t vocab_size, const uint32_t* seen,
                    const float* logits, SampleScratch* scratch, uint32_t* counters);
 

@@ -4,9 +4,9 @@
 //
 //   logits: float [num_logits, vocab_size]; out: SampledToken [num_logits]
 // Drawing by argmax turns sampling into one pass over the logits: no sort, no prefix sum, no random state, and the
-// kSampleBlocks blocks of a row join in any order with the same result. A step whose rows are all plain greedy is one
-// launch; others are four: partial maxima and sums, the filters' cutoff (sampling/filter.cu, two), the draw.
-// Reads the logits once (greedy) to four times, mostly from L2: bound by launches and latency, not by bandwidth.
+// results of the kSampleBlocks blocks of a row can be merged in any order. A step whose rows are all plain greedy is
+// one launch; others are four: partial maxima and sums, the filters' cutoff (sampling/filter.cu, two), the draw. Reads
+// the logits once (greedy) to four times, mostly from L2: bound by launches and latency, not by bandwidth.
 #include <algorithm>
 
 #include "backends/cuda/device/dependency.cuh"

@@ -5,8 +5,8 @@
 
 namespace tinyllm::cuda {
 
-// Blocks that share a row in the passes over the whole vocabulary: enough that one row of 128k tokens keeps its loads
-// in flight on a quarter of the chip, few enough that the last of them joins the others in one warp.
+// Blocks that share a row in the passes over the whole vocabulary: enough that one row of 128k tokens spreads its loads
+// over a quarter of the SMs, few enough that one warp of the last block merges the results of all.
 constexpr int kSampleBlocks = 32;
 
 // The filters' histogram counts tokens by how far their score lies below the largest; bins reach kBins / kBinsPerUnit
@@ -28,7 +28,7 @@ struct SampleScratch {
     float weight[kSampleBlocks];       // the same over tokens above the bracket, of 1 or of mass
     int32_t first_bin, last_bin;       // the bracket: bins among which the cutoff lies; last_bin kBins: not found
     uint32_t num_candidates;           // tokens in it, of which `candidates` keeps at most kCandidates
-    uint32_t histogram[kBins];         // tokens a bin
+    uint32_t histogram[kBins];         // tokens per bin
     uint64_t candidates[kCandidates];  // ranks
 };
 

@@ -1,4 +1,4 @@
-#include "backends/cuda/loading/slab_quantizer.h"
+#include "backends/cuda/loading/load_block_quantizer.h"
 
 #include "backends/cuda/loading/moments.h"
 #include "backends/cuda/loading/scale_search.h"
@@ -10,28 +10,28 @@ namespace {
 constexpr unsigned long long kNoneBad = ~0ULL;
 }  // namespace
 
-SlabQuantizer::SlabQuantizer(const MemoryPool& pool, const CudaStream& cuda_stream, HostTransfer& transfer,
-                             MemoryTracker& tracker)
+LoadBlockQuantizer::LoadBlockQuantizer(const MemoryPool& pool, const CudaStream& cuda_stream, HostTransfer& transfer,
+                                       MemoryTracker& tracker)
     : pool_(pool), cuda_stream_(cuda_stream), transfer_(transfer), tracker_(tracker) {
     reserve(first_bad_, 1, "first bad index");
 }
 
 template <typename T>
-void SlabQuantizer::reserve(CudaBuffer<T>& buffer, int64_t size, const char* name) {
+void LoadBlockQuantizer::reserve(CudaBuffer<T>& buffer, int64_t size, const char* name) {
     if (static_cast<int64_t>(buffer.size()) >= size) return;
     buffer = CudaBuffer<T>();  // first, so that not both are held at a time
     buffer = CudaBuffer<T>(pool_, cuda_stream_, size, tracker_, Component::Staging, name);
 }
 
-const float* SlabQuantizer::uploaded(CudaBuffer<float>& buffer, const float* values, const char* name) {
+const float* LoadBlockQuantizer::uploaded(CudaBuffer<float>& buffer, const float* values, const char* name) {
     if (values == nullptr) return nullptr;
     reserve(buffer, cols_, name);
     transfer_.upload(buffer.data(), values, cols_ * sizeof(float));
     return buffer.data();
 }
 
-void SlabQuantizer::begin(const LinearWeight& weight, const RowMap& rows, int64_t num_rows, int64_t cols,
-                          const LinearLoad& load) {
+void LoadBlockQuantizer::begin(const LinearWeight& weight, const RowMap& rows, int64_t num_rows, int64_t cols,
+                               const LinearLoad& load) {
     weight_ = weight;
     rows_ = rows;
     num_rows_ = num_rows;
@@ -50,11 +50,12 @@ void SlabQuantizer::begin(const LinearWeight& weight, const RowMap& rows, int64_
     }
 }
 
-void SlabQuantizer::add(RawRows raw) {
+void LoadBlockQuantizer::add(RawRows raw) {
     const cudaStream_t cuda_stream = cuda_stream_.get();
     raw.scales = nullptr;
     if (load_.search_scales) {
-        reserve(scales_, raw.num_rows * ((cols_ + weight_.group_length - 1) / weight_.group_length), "slab scales");
+        reserve(scales_, raw.num_rows * ((cols_ + weight_.group_length - 1) / weight_.group_length),
+                "load block scales");
         choose_scales(cuda_stream, raw, weight_.group_length, device_importance_, scales_.data());
         raw.scales = scales_.data();
     }
@@ -64,7 +65,7 @@ void SlabQuantizer::add(RawRows raw) {
     if (load_.column_moments != nullptr) add_column_squares(cuda_stream, raw, column_sums_.data());
 }
 
-int64_t SlabQuantizer::finish() {
+int64_t LoadBlockQuantizer::finish() {
     // Whoever brings the last row of a weight also fills the padding behind it.
     if (rows_.start + (num_rows_ - 1) * rows_.stride == weight_.n - 1) zero_padding_rows(cuda_stream_.get(), weight_);
     if (load_.output_moments != nullptr)

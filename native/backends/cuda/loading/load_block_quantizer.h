@@ -1,4 +1,4 @@
-// SlabQuantizer: what the GPU does with a checkpoint tensor whose rows arrive slab by slab.
+// LoadBlockQuantizer: what the GPU does with a checkpoint tensor whose rows arrive load block by load block.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 
 namespace tinyllm::cuda {
 
-// Backend::load_linear from the moment on when rows are in device memory: chooses scales, quantises, sums up the
+// The part of Backend::load_linear after the rows are in device memory: chooses scales, quantises, sums up the
 // moments that are asked for. The arrays of a LinearLoad cross at the beginning and at the end of a tensor. Keeps its
 // buffers from tensor to tensor.
-class SlabQuantizer {
+class LoadBlockQuantizer {
 public:
     // All memory counts as Component::Staging of `tracker`, which must outlive this object, as must the others. Throws
     // CudaError.
-    SlabQuantizer(const MemoryPool& pool, const CudaStream& cuda_stream, HostTransfer& transfer,
-                  MemoryTracker& tracker);
+    LoadBlockQuantizer(const MemoryPool& pool, const CudaStream& cuda_stream, HostTransfer& transfer,
+                       MemoryTracker& tracker);
 
     // Begins a tensor of [num_rows, cols]. Throws CudaError, as do the others.
     void begin(const LinearWeight& weight, const RowMap& rows, int64_t num_rows, int64_t cols, const LinearLoad& load);
@@ -39,7 +39,7 @@ private:
     HostTransfer& transfer_;
     MemoryTracker& tracker_;
     CudaBuffer<unsigned long long> first_bad_;
-    CudaBuffer<f16> scales_;  // of one slab
+    CudaBuffer<f16> scales_;  // of one load block
     CudaBuffer<float> importance_, input_moments_, output_moments_;
     CudaBuffer<double> column_sums_;
 
