@@ -52,7 +52,9 @@ LEVELS = {
     "python/tinyllm/checkpoints/gguf": "config, file < checkpoint < __init__",
     "python/tinyllm/generation": "results, stop < text_request < __init__",
     "python/tinyllm/memory": "report < planning < plotting < __init__",
-    "python/tinyllm/commands": "options, output, bench_python < bench, chat, demo, devices, generate, info, plan < __init__ < main",
+    "python/tinyllm/commands": (
+        "options, output, bench_python < bench, chat, demo, devices, generate, info, plan < __init__ < main"
+    ),
 }
 
 # What may be included of a folder from outside of it. None of it includes CUDA headers: a build without CUDA plans too.

@@ -16,6 +16,7 @@
 #include "backends/registry.h"
 #include "cuda/cuda_test.h"
 #include "engine/engine_cases.h"
+#include "ops/kv_cache.h"
 #include "quantization/layout.h"
 
 namespace tinyllm::test {

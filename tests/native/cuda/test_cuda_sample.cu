@@ -43,7 +43,14 @@ std::vector<int32_t> draw(const std::vector<float>& logits, const Filters& filte
     backend->bind_scratch(scratch->data(), scratch_bytes);
     std::vector<SampleParams> all_params;
     for (int32_t row = 0; row < kRows; ++row) {
-        all_params.push_back({42, row, -1, 1.0f, filters.top_p, 0.0f, 1.0f, filters.top_k, 0});
+        SampleParams settings;
+        settings.seed = 42;
+        settings.temperature = 1.0f;
+        settings.top_p = filters.top_p;
+        settings.top_k = filters.top_k;
+        settings.position = row;
+        settings.slot = -1;
+        all_params.push_back(settings);
         float* target = static_cast<float*>(rows->data()) + row * logits.size();
         backend->upload(target, logits.data(), logits.size() * sizeof(float));
     }
