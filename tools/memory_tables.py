@@ -73,7 +73,10 @@ def weights_table() -> list[str]:
 def kv_table() -> list[str]:
     """The KV cache over context and batch."""
     batches = (1, 4, 8)
-    lines = ["| tokens a sequence | " + " | ".join(f"batch {batch}" for batch in batches) + " |", "|---|" + "---|" * 3]
+    lines = [
+        "| tokens per sequence | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
+        "|---|" + "---|" * 3,
+    ]
     for context in (512, 1024, 2048, 4096):
         sizes = [planned(batch=batch, context=context).components["kv_cache"] / MB for batch in batches]
         lines.append(f"| {context} | " + " | ".join(f"{size:,.0f} MB" for size in sizes) + " |")
