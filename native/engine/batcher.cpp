@@ -89,10 +89,13 @@ void Batcher::cancel(const std::vector<uint64_t>& ids) {
 StepPlan Batcher::plan_next() {
     const EngineConfig& config = runner_.config();
     const auto free_slots = static_cast<int32_t>(free_slots_.size());
-    std::vector<SequenceState> running, waiting;
-    for (const auto& request : running_) running.push_back(state_of(*request));
-    for (size_t i = 0; i < waiting_.size() && i < free_slots_.size(); ++i) waiting.push_back(state_of(*waiting_[i]));
-    return plan_step(running, waiting, {free_slots, pages_.num_free(), runner_.shape().max_rows, config.prefill_chunk});
+    running_states_.clear();
+    waiting_states_.clear();
+    for (const auto& request : running_) running_states_.push_back(state_of(*request));
+    for (size_t i = 0; i < waiting_.size() && i < free_slots_.size(); ++i)
+        waiting_states_.push_back(state_of(*waiting_[i]));
+    return plan_step(running_states_, waiting_states_,
+                     {free_slots, pages_.num_free(), runner_.shape().max_rows, config.prefill_chunk});
 }
 
 void Batcher::start_requests(int32_t count) {
