@@ -144,6 +144,3 @@ tl_status tl_engine_pages(const tl_engine* engine, int32_t* free_pages, int32_t*
         });
     });
 }
-
-void tl_debug_fail_allocation(int64_t countdown) { MemoryTracker::fail_after(countdown); }
-uint64_t tl_debug_live_bytes(void) { return MemoryTracker::live_bytes_in_process(); }

@@ -8,12 +8,6 @@
 
 namespace tinyllm::bench {
 
-// What the device can do at best, measured now.
-struct Ceilings {
-    double read_bandwidth;  // bytes per second
-    double matrix_rate;     // floating-point operations per second, 16-bit inputs
-};
-
 // ", 87% of WHAT"; nothing where the ceiling was not measured (NaN).
 std::string share(double value, double ceiling, const char* what);
 

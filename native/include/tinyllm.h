@@ -291,12 +291,6 @@ TL_API tl_status tl_engine_device_memory(const tl_engine* engine, tl_device_memo
 /* Pages of the KV pool: free now and in all. */
 TL_API tl_status tl_engine_pages(const tl_engine* engine, int32_t* free_pages, int32_t* total_pages);
 
-/* Test hook: the `countdown`-th tracked allocation from now on (1: the next) in this process fails with
- * TL_STATUS_OUT_OF_MEMORY; 0 switches it off. */
-TL_API void tl_debug_fail_allocation(int64_t countdown);
-/* Bytes alive in all trackers of this process: 0 when no engine exists. */
-TL_API uint64_t tl_debug_live_bytes(void);
-
 #ifdef __cplusplus
 }
 #endif

@@ -102,11 +102,6 @@ public:
     // max_batch_size) so that few different steps are captured.
     virtual StepKey round_up(const StepKey& key, const EngineConfig& /*config*/) const { return key; }
 
-    // What the device can do at best, measured now for benchmarks: bytes per second of reading a block larger than the
-    // caches, and floating-point operations per second of its matrix (or vector) units with 16-bit inputs.
-    virtual double measure_read_bandwidth(MemoryTracker& tracker) = 0;
-    virtual double measure_matrix_rate(MemoryTracker& tracker) = 0;
-
     // Runs `body`, which enqueues one step. A backend with graphs captures it once per key and replays it.
     virtual void run_step(const StepKey& key, const std::function<void()>& body) = 0;
 };

@@ -1,13 +1,16 @@
-// Test hooks: one op of one backend, run on arrays of the host. Exported by libtinyllm, called through ctypes by
-// tests/python/ops_api.py, and no part of the public interface: they may change at any time.
+// Test hooks, exported by libtinyllm_testing.so: the functions of tinyllm.h out of the same objects, and these. That
+// library is built beside libtinyllm.so and never installed. Tests call it through ctypes (tests/python/support). No
+// part of the public interface: they may change at any time.
 //
-// Every hook opens the device, allocates, uploads, runs the op once, downloads, and frees everything again. Device
-// memory that the op should write before anybody reads it (outputs, scratch) is filled with 0xFF first, which is NaN in
-// every float type, and each buffer lies between two guard zones whose change is an error. Rows whose op has no
-// defined result (padding) come back as the op left them.
+// tl_test_: one op of one backend, run on arrays of the host. Every such hook opens the device, allocates, uploads,
+// runs the op once, downloads, and frees everything again. Device memory that the op should write before anybody reads
+// it (outputs, scratch) is filled with 0xFF first, which is NaN in every float type, and each buffer lies between two
+// guard zones whose change is an error. Rows whose op has no defined result (padding) come back as the op left them.
 //
 // Values of the activation type T cross as float32: inputs are rounded to T (exact where they are T values already),
 // outputs widened. Failures are reported as by the functions of tinyllm.h: status and tl_last_error().
+//
+// tl_debug_: the memory of all engines of the process.
 #pragma once
 
 #include <cstdint>
@@ -157,5 +160,11 @@ TL_API tl_status tl_test_sample(const tl_test_target* target, const tl_test_batc
 
 // Random numbers of ops/philox.h: the four words of a counter, and the Gumbel noise that each gives.
 TL_API tl_status tl_test_philox(uint64_t seed, uint32_t counter0, uint32_t counter1, uint32_t* words, float* noise);
+
+// The `countdown`-th tracked allocation from now on (1: the next) in this process fails with TL_STATUS_OUT_OF_MEMORY; 0
+// switches it off.
+TL_API void tl_debug_fail_allocation(int64_t countdown);
+// Bytes alive in all trackers of this process: 0 when no engine exists.
+TL_API uint64_t tl_debug_live_bytes(void);
 
 }  // extern "C"

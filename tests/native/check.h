@@ -1,16 +1,13 @@
-// A test framework that fits on a page.
+// doctest, and what it lacks: comparison of numbers with an absolute and a relative tolerance.
 //
-//   TEST(name) { CHECK(condition); CHECK_CLOSE(actual, expected, Tolerance{atol, rtol}); CHECK_THROWS(expr, "words"); }
-//
-// Every file is a program: it ends with TEST_MAIN(). Run it without arguments for all tests, or with parts of names to
-// run the tests whose names contain one of them; naming none that exists is a failure, and so is a run of no test.
+// Every test file is a program. `PROGRAM --test-case=*words*` runs the tests whose names have these words in them;
+// `PROGRAM --help` lists what else doctest can do.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <cmath>
-#include <cstdio>
-#include <exception>
 #include <string>
-#include <vector>
 
 namespace tinyllm::test {
 
@@ -20,75 +17,33 @@ struct Tolerance {
     double rtol;
 };
 
-struct Case {
-    const char* name;
-    void (*body)();
-};
-inline std::vector<Case> g_cases;
-inline int g_failures = 0;  // failed checks of the running test; only the first few are printed
-
-inline bool add_case(const char* name, void (*body)()) {
-    g_cases.push_back({name, body});
-    return true;
+// Two NaN are close, and so are two equal infinities.
+inline bool is_close(double actual, double expected, Tolerance t) {
+    return (std::isnan(actual) && std::isnan(expected)) || actual == expected ||
+           std::abs(actual - expected) <= t.atol + t.rtol * std::abs(expected);
 }
 
-inline void check(bool ok, const std::string& what, const char* file, int line) {
-    if (ok) return;
-    if (++g_failures <= 10) std::printf("  %s:%d: %s\n", file, line, what.c_str());
+// " at 3, 17": where in the arrays that are compared.
+template <typename... Index>
+std::string place(Index... index) {
+    std::string text;
+    ((text += (text.empty() ? " at " : ", ") + std::to_string(index)), ...);
+    return text;
 }
 
-inline void check_close(double actual, double expected, Tolerance t, const char* what, const char* file, int line) {
-    const bool both_nan = std::isnan(actual) && std::isnan(expected);
-    const bool ok =
-        both_nan || actual == expected || std::abs(actual - expected) <= t.atol + t.rtol * std::abs(expected);
-    if (ok) return;
-    char values[128];
-    std::snprintf(values, sizeof values, " is %.9g, expected %.9g (atol %g, rtol %g)", actual, expected, t.atol,
-                  t.rtol);
-    check(false, std::string(what) + values, file, line);
-}
-
-inline int run_all(int argc, char** argv) {
-    int run = 0, failed = 0;
-    for (const Case& test : g_cases) {
-        bool wanted = argc < 2;
-        for (int i = 1; i < argc; ++i) wanted |= std::string(test.name).find(argv[i]) != std::string::npos;
-        if (!wanted) continue;
-        ++run;
-        g_failures = 0;
-        std::printf("%s\n", test.name);
-        std::fflush(stdout);  // also for a test that crashes or forks
-        try {
-            test.body();
-        } catch (const std::exception& e) {
-            check(false, std::string("exception: ") + e.what(), test.name, 0);
-        }
-        failed += g_failures > 0;
-    }
-    std::printf("%d of %d tests passed\n", run - failed, run);
-    return run > 0 && failed == 0 ? 0 : 1;
-}
+// The tests that the arguments choose; a program's exit status.
+int run_tests(int argc, char** argv);
 
 }  // namespace tinyllm::test
 
-#define TEST(name)                                                                  \
-    static void test_##name();                                                      \
-    static const bool added_##name = ::tinyllm::test::add_case(#name, test_##name); \
-    static void test_##name()
-#define CHECK(...) ::tinyllm::test::check(static_cast<bool>(__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
-#define CHECK_CLOSE(actual, expected, tolerance) \
-    ::tinyllm::test::check_close(actual, expected, tolerance, #actual, __FILE__, __LINE__)
-// The expression throws an exception whose message contains `words`.
-#define CHECK_THROWS(expression, words)                                                                        \
-    do {                                                                                                       \
-        std::string message = "(nothing thrown)";                                                              \
-        try {                                                                                                  \
-            static_cast<void>(expression);                                                                     \
-        } catch (const std::exception& e) {                                                                    \
-            message = e.what();                                                                                \
-        }                                                                                                      \
-        ::tinyllm::test::check(message.find(words) != std::string::npos, #expression ": " + message, __FILE__, \
-                               __LINE__);                                                                      \
+// CHECK_CLOSE(actual, expected, tolerance, index...): a failure names the index, both values and the tolerance.
+#define CHECK_CLOSE(actual, expected, tolerance, ...)                                                        \
+    do {                                                                                                     \
+        const double actual_ = (actual), expected_ = (expected);                                             \
+        const ::tinyllm::test::Tolerance tolerance_ = (tolerance);                                           \
+        if (!::tinyllm::test::is_close(actual_, expected_, tolerance_))                                      \
+            ADD_FAIL_CHECK_AT(__FILE__, __LINE__,                                                            \
+                              #actual << " is " << actual_ << ", expected " << expected_                     \
+                                      << ::tinyllm::test::place(__VA_ARGS__) << " (atol " << tolerance_.atol \
+                                      << ", rtol " << tolerance_.rtol << ")");                               \
     } while (0)
-#define TEST_MAIN() \
-    int main(int argc, char** argv) { return ::tinyllm::test::run_all(argc, argv); }

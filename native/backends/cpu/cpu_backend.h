@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "backends/cpu/linear/linear.h"
-#include "backends/cpu/measure/measure.h"
 #include "backends/cpu/simd/isa.h"
 #include "backends/cpu/simd/kernels.h"
 #include "ops/backend.h"
@@ -29,8 +28,6 @@ public:
     int64_t load_linear(MemoryTracker& tracker, const LinearWeight& weight, const RowMap& rows,
                         const HostTensor& tensor, const LinearLoad& load) override;
     void fill_random(const LinearWeight& weight, uint64_t seed) override;
-    double measure_read_bandwidth(MemoryTracker& tracker) override { return read_bandwidth(tracker); }
-    double measure_matrix_rate(MemoryTracker&) override { return matrix_rate(isa_); }
     void run_step(const StepKey& key, const std::function<void()>& body) override;
 
     void embed(const StepBatch& batch, const LinearWeight& table, uint32_t* seen, void* hidden) override;

@@ -10,7 +10,6 @@
 #include "backends/cuda/linear/linear.h"
 #include "backends/cuda/loading/random_weights.h"
 #include "backends/cuda/loading/weight_stager.h"
-#include "backends/cuda/measure.h"
 #include "backends/cuda/rows/rows.h"
 #include "backends/cuda/runtime/cuda_buffer.h"
 #include "backends/cuda/runtime/cuda_check.h"
@@ -151,16 +150,6 @@ public:
         rounded.max_kv_len = static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(rounded.max_kv_len)));
         rounded.max_kv_len = std::min(rounded.max_kv_len, config.kv_cache.pages_per_seq() * kPageTokens);
         return rounded;
-    }
-
-    double measure_read_bandwidth(MemoryTracker& tracker) override {
-        const DeviceScope scope(device_);
-        return cuda_read_bandwidth(pool_, cuda_stream_, tracker);
-    }
-
-    double measure_matrix_rate(MemoryTracker& tracker) override {
-        const DeviceScope scope(device_);
-        return cuda_matrix_rate(pool_, cuda_stream_, tracker);
     }
 
     void run_step(const StepKey& key, const std::function<void()>& body) override {

@@ -224,6 +224,4 @@ OTHER_FUNCTIONS = {
     "tl_engine_closed": ([c_void_p], c_int32),
     "tl_engine_destroy": ([POINTER(c_void_p)], None),
     "tl_queue_destroy": ([POINTER(c_void_p)], None),
-    "tl_debug_fail_allocation": ([c_int64], None),
-    "tl_debug_live_bytes": ([], c_uint64),
 }

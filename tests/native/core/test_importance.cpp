@@ -43,7 +43,7 @@ void check_importance(const InputImportance& importance, const std::string& name
 
 }  // namespace
 
-TEST(follows_the_second_moments) {
+TEST_CASE("follows the second moments") {
     InputImportance importance(tiny_config());
     const std::string attention = "layers.0.self_attn.", mlp = "layers.0.mlp.";
     CHECK(importance.of("embed_tokens.weight") == nullptr);
@@ -73,7 +73,7 @@ TEST(follows_the_second_moments) {
                      {9 * t0 / last_mean * t0 / last_mean, t1 / last_mean * t1 / last_mean});
 }
 
-TEST(inputs_count_equally_from_the_first_late_tensor_on) {
+TEST_CASE("inputs count equally from the first late tensor on") {
     InputImportance importance(tiny_config());
     add(importance, "layers.0.input_layernorm.weight", 1, {2, 1});  // before the embedding
     CHECK(importance.of("layers.0.self_attn.q_proj.weight") == nullptr);
@@ -84,7 +84,7 @@ TEST(inputs_count_equally_from_the_first_late_tensor_on) {
     CHECK(importance.of("lm_head.weight") == nullptr);
 }
 
-TEST(a_tied_table_counts_like_an_output_matrix_when_it_comes_again) {
+TEST_CASE("a tied table counts like an output matrix when it comes again") {
     ModelConfig config = tiny_config();
     config.tie_word_embeddings = true;
     InputImportance importance(config);
@@ -104,11 +104,9 @@ TEST(a_tied_table_counts_like_an_output_matrix_when_it_comes_again) {
     CHECK(importance.of("embed_tokens.weight") == nullptr);
 }
 
-TEST(a_model_of_zeros_counts_equally) {
+TEST_CASE("a model of zeros counts equally") {
     InputImportance importance(tiny_config());
     add(importance, "embed_tokens.weight", 2, {0, 0, 0, 0});
     add(importance, "layers.0.input_layernorm.weight", 1, {1, 1});
     check_importance(importance, "layers.0.self_attn.q_proj.weight", {1, 1});
 }
-
-TEST_MAIN()

@@ -15,7 +15,7 @@ using namespace tinyllm;
 // AddressSanitizer asks this function for its options: a request for too much memory shall fail as it does without it.
 extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
 
-TEST(counts_follow_buffers) {
+TEST_CASE("counts follow buffers") {
     MemoryTracker tracker;
     {
         HostBuffer first(tracker, Component::Weights, 100, "first");
@@ -35,7 +35,7 @@ TEST(counts_follow_buffers) {
     CHECK(tracker.total().live_count == 0);
 }
 
-TEST(buffers_are_aligned_and_may_be_empty) {
+TEST_CASE("buffers are aligned and may be empty") {
     MemoryTracker tracker;
     const HostBuffer odd(tracker, Component::Workspace, 1, "odd");
     CHECK(reinterpret_cast<uintptr_t>(odd.data()) % 64 == 0);
@@ -44,14 +44,16 @@ TEST(buffers_are_aligned_and_may_be_empty) {
     CHECK(tracker.total().live_count == 1);
 }
 
-TEST(too_much_memory_is_an_error_that_leaves_nothing) {
+TEST_CASE("too much memory is an error that leaves nothing") {
     MemoryTracker tracker;
-    CHECK_THROWS(HostBuffer(tracker, Component::KvCache, SIZE_MAX - 10, "huge"), "out of host memory");
-    CHECK_THROWS(HostBuffer(tracker, Component::KvCache, size_t{1} << 60, "huge"), "kv_cache 'huge'");
+    CHECK_THROWS_WITH(HostBuffer(tracker, Component::KvCache, SIZE_MAX - 10, "huge"),
+                      doctest::Contains("out of host memory"));
+    CHECK_THROWS_WITH(HostBuffer(tracker, Component::KvCache, size_t{1} << 60, "huge"),
+                      doctest::Contains("kv_cache 'huge'"));
     CHECK(tracker.total().current_bytes == 0);
 }
 
-TEST(what_nothing_has_written_is_counted) {
+TEST_CASE("what nothing has written is counted") {
     MemoryTracker tracker;
     constexpr size_t kMegabyte = size_t{1} << 20;
     const uint64_t before = untouched_host_bytes();
@@ -63,25 +65,27 @@ TEST(what_nothing_has_written_is_counted) {
         CHECK(fresh == 0);  // all blocks are the heap's there
 #else
         constexpr size_t kSlack = 64 << 10;  // what is counted are pages, which may be large
-        CHECK(fresh >= 64 * kMegabyte && fresh <= 64 * kMegabyte + kSlack);
+        CHECK(fresh >= 64 * kMegabyte);
+        CHECK(fresh <= 64 * kMegabyte + kSlack);
         std::memset(static_cast<char*>(cache.data()) + 8 * kMegabyte, 1, 32 * kMegabyte);
         const uint64_t left = untouched_host_bytes() - before;
-        CHECK(left <= 32 * kMegabyte + kSlack && left >= 28 * kMegabyte);
+        CHECK(left <= 32 * kMegabyte + kSlack);
+        CHECK(left >= 28 * kMegabyte);
 #endif
     }
     CHECK(untouched_host_bytes() == before);
 }
 
-TEST(the_chosen_allocation_fails_once) {
+TEST_CASE("the chosen allocation fails once") {
     MemoryTracker tracker;
     MemoryTracker::fail_after(2);
     const HostBuffer first(tracker, Component::Norms, 8, "first");
-    CHECK_THROWS(HostBuffer(tracker, Component::Norms, 8, "second"), "injected");
+    CHECK_THROWS_WITH(HostBuffer(tracker, Component::Norms, 8, "second"), doctest::Contains("injected"));
     const HostBuffer third(tracker, Component::Norms, 8, "third");
     CHECK(tracker.total().current_bytes == 16);
 }
 
-TEST(a_leak_is_reported_with_its_line) {
+TEST_CASE("a leak is reported with its line") {
     MemoryTracker tracker;
     const int line = __LINE__ + 1;
     std::unique_ptr<HostBuffer> leaked(new HostBuffer(tracker, Component::Scales, 77, "planted"));
@@ -98,7 +102,7 @@ TEST(a_leak_is_reported_with_its_line) {
     CHECK(tracker.leak_report().empty());
 }
 
-TEST(closing_reports_what_is_still_alive) {
+TEST_CASE("closing reports what is still alive") {
     // An engine's tracker goes last; whatever it still knows of then has leaked.
     std::FILE* const captured = std::tmpfile();
     std::fflush(stderr);
@@ -122,5 +126,3 @@ TEST(closing_reports_what_is_still_alive) {
 #endif
     CHECK(MemoryTracker::live_bytes_in_process() == 0);
 }
-
-TEST_MAIN()

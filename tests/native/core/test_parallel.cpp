@@ -46,7 +46,7 @@ int64_t sum_in_parallel(int64_t count) {
 }  // namespace
 
 // First, since the variable is read once a process.
-TEST(number_of_threads_is_checked) {
+TEST_CASE("number of threads is checked") {
     for (const char* wrong : {"0", "-1", "1025", "four", "4.5", "4 ", "", "99999999999"}) {
         const int status = in_child([&] {
             setenv(kVariable, wrong, 1);
@@ -65,13 +65,15 @@ TEST(number_of_threads_is_checked) {
     CHECK(num_threads() == 5);
 }
 
-TEST(every_index_once_in_shares_of_whole_grains) {
+TEST_CASE("every index once in shares of whole grains") {
     for (int64_t count : {0, 1, 2, 4, 5, 6, 31, 64, 1000}) {
         for (int64_t grain : {1, 3, 16, 100, 5000}) {
             std::vector<std::atomic<int>> hits(count);
             std::vector<std::atomic<int>> shares(num_threads());
             parallel_for(count, grain, [&](int thread, int64_t begin, int64_t end) {
-                CHECK(begin < end && begin % grain == 0 && (end % grain == 0 || end == count));
+                CHECK(begin < end);
+                CHECK(begin % grain == 0);
+                CHECK((end % grain == 0 || end == count));
                 ++shares[thread];
                 for (int64_t i = begin; i < end; ++i) ++hits[i];
             });
@@ -81,16 +83,17 @@ TEST(every_index_once_in_shares_of_whole_grains) {
     }
 }
 
-TEST(for_each_takes_every_index_once) {
+TEST_CASE("for each takes every index once") {
     std::vector<std::atomic<int>> hits(1000);
     parallel_for_each(1000, [&](int thread, int64_t i) {
-        CHECK(thread >= 0 && thread < num_threads());
+        CHECK(thread >= 0);
+        CHECK(thread < num_threads());
         ++hits[i];
     });
     for (const auto& hit : hits) CHECK(hit == 1);
 }
 
-TEST(the_split_repeats) {
+TEST_CASE("the split repeats") {
     const auto split = [] {
         std::vector<int64_t> ends(num_threads());
         parallel_for(77, 2, [&](int thread, int64_t, int64_t end) { ends[thread] = end; });
@@ -99,7 +102,7 @@ TEST(the_split_repeats) {
     CHECK(split() == split());
 }
 
-TEST(many_short_loops) {
+TEST_CASE("many short loops") {
     int64_t sum = 0;
     for (int i = 0; i < 20000; ++i) {
         std::atomic<int> shares{0};
@@ -109,21 +112,21 @@ TEST(many_short_loops) {
     CHECK(sum == 0);
 }
 
-TEST(exceptions_reach_the_caller) {
+TEST_CASE("exceptions reach the caller") {
     for (int culprit = 0; culprit < num_threads(); ++culprit) {
         std::atomic<int> shares{0};
-        CHECK_THROWS(parallel_for(num_threads(), 1,
-                                  [&](int thread, int64_t, int64_t) {
-                                      ++shares;
-                                      if (thread == culprit) throw std::runtime_error("share failed");
-                                  }),
-                     "share failed");
+        CHECK_THROWS_WITH(parallel_for(num_threads(), 1,
+                                       [&](int thread, int64_t, int64_t) {
+                                           ++shares;
+                                           if (thread == culprit) throw std::runtime_error("share failed");
+                                       }),
+                          doctest::Contains("share failed"));
         CHECK(shares == num_threads());
         CHECK(sum_in_parallel(100) == 4950);
     }
 }
 
-TEST(nested_loops_run_on_their_caller) {
+TEST_CASE("nested loops run on their caller") {
     std::atomic<int64_t> total{0};
     parallel_for(10, 1, [&](int, int64_t begin, int64_t end) {
         const std::thread::id me = std::this_thread::get_id();
@@ -137,7 +140,7 @@ TEST(nested_loops_run_on_their_caller) {
     CHECK(total == 100);
 }
 
-TEST(callers_on_several_threads_take_turns) {
+TEST_CASE("callers on several threads take turns") {
     std::atomic<int> inside{0}, wrong{0};
     std::vector<std::thread> callers;
     for (int c = 0; c < 3; ++c) {
@@ -157,7 +160,7 @@ TEST(callers_on_several_threads_take_turns) {
 
 // ThreadSanitizer itself cannot start threads in the child of a process that has some.
 #ifndef __SANITIZE_THREAD__
-TEST(a_forked_child_has_its_own_pool) {
+TEST_CASE("a forked child has its own pool") {
     CHECK(sum_in_parallel(1000) == 499500);
     std::atomic<bool> stop{false};
     std::thread busy([&] {  // so that a loop is likely to run at the time of the fork
@@ -170,7 +173,7 @@ TEST(a_forked_child_has_its_own_pool) {
 }
 #endif
 
-TEST(idle_threads_sleep) {
+TEST_CASE("idle threads sleep") {
     const auto cpu_seconds = [] {
         timespec t{};
         clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
@@ -187,5 +190,3 @@ TEST(idle_threads_sleep) {
     const KeepThreadsAwake keep_awake;  // for some milliseconds
     check_sleep();
 }
-
-TEST_MAIN()

@@ -186,7 +186,7 @@ void check_same_rows(const Array& some, const std::vector<Row>& some_rows, const
 
 }  // namespace
 
-TEST(prefill_matches_double_precision) {
+TEST_CASE("prefill matches double precision") {
     for_scenes([](CpuIsa isa, Scene scene) {
         std::vector<Row> rows = rows_of(0, 500, 530);
         rows.push_back({-1, 0});
@@ -197,7 +197,7 @@ TEST(prefill_matches_double_precision) {
     });
 }
 
-TEST(decode_matches_double_precision) {
+TEST_CASE("decode matches double precision") {
     for_scenes([](CpuIsa isa, Scene scene) {
         const std::vector<Row> rows = {{1, 600}, {-1, 0}, {2, 63}, {0, 0}};
         for (Row row : rows)
@@ -207,7 +207,7 @@ TEST(decode_matches_double_precision) {
 }
 
 // Decode, whole prompt, chunks, beside other sequences: a row's bits never change.
-TEST(a_row_has_the_same_bits_in_any_company) {
+TEST_CASE("a row has the same bits in any company") {
     for_scenes([](CpuIsa isa, Scene scene) {
         const int64_t dim = scene.shape.num_heads * scene.shape.head_dim;
         std::vector<Row> whole = rows_of(0, 0, 330);
@@ -227,7 +227,7 @@ TEST(a_row_has_the_same_bits_in_any_company) {
 }
 
 // Infinities in later tokens of the same page must not reach earlier rows of the step either.
-TEST(a_row_never_touches_later_tokens) {
+TEST_CASE("a row never touches later tokens") {
     for (CpuIsa isa : available_isas()) {
         Scene scene(DType::F16, 4, 2, 64, 0);
         const std::vector<Row> rows = rows_of(0, 60, 70);
@@ -239,5 +239,3 @@ TEST(a_row_never_touches_later_tokens) {
         CHECK(std::isnan(out.at(5 * dim)));
     }
 }
-
-TEST_MAIN()

@@ -147,7 +147,7 @@ void compare(CpuIsa isa, DType activation, const Layer& layer, int64_t rows, Kin
 }  // namespace
 
 // Every k and group length with every type; rows (few and many), outputs, last steps and bias take turns.
-TEST(equals_double_precision) {
+TEST_CASE("equals double precision") {
     constexpr int32_t kRows[] = {1, 2, 7, 13, 30};
     constexpr int32_t kOutputs[] = {2, 17, 64, 70, 1, 130, 3};
     constexpr Kind kKinds[] = {Kind::Store, Kind::AddTo, Kind::SiluMul, Kind::StoreFloat};
@@ -165,13 +165,13 @@ TEST(equals_double_precision) {
     }
 }
 
-TEST(many_rows_equal_double_precision) {
+TEST_CASE("many rows equal double precision") {
     for (CpuIsa isa : available_isas())
         for (DType activation : kActivations)
             compare(isa, activation, {activation, 68, 160, 64, true, 3}, 301, Kind::Store);
 }
 
-TEST(bits_do_not_depend_on_the_number_of_rows) {
+TEST_CASE("bits do not depend on the number of rows") {
     constexpr int32_t kN = 70, kK = 1101;
     constexpr int64_t kRows = 300;
     for (CpuIsa isa : available_isas())
@@ -194,7 +194,7 @@ TEST(bits_do_not_depend_on_the_number_of_rows) {
 }
 
 // Where an output lies in its layer decides which thread, panel and tile computes it.
-TEST(bits_do_not_depend_on_the_split_of_outputs) {
+TEST_CASE("bits do not depend on the split of outputs") {
     constexpr int32_t kN = 150, kK = 577;
     for (CpuIsa isa : available_isas())
         for (DType activation : kActivations)
@@ -215,7 +215,7 @@ TEST(bits_do_not_depend_on_the_split_of_outputs) {
                     }
 }
 
-TEST(a_nan_stays_in_its_row) {
+TEST_CASE("a nan stays in its row") {
     constexpr int32_t kN = 20, kK = 33;
     for (CpuIsa isa : available_isas())
         for (DType activation : kActivations)
@@ -227,12 +227,12 @@ TEST(a_nan_stays_in_its_row) {
                 const Array out = result(isa, layer.weight(), Array(activation, values), rows, Kind::Store);
                 for (int64_t row = 0; row < rows; ++row)
                     for (int64_t i = row * kN; i < (row + 1) * kN; ++i)
-                        CHECK(row == 1 ? std::isnan(out.at(i)) : out.at(i) == clean.at(i));
+                        CHECK((row == 1 ? std::isnan(out.at(i)) : out.at(i) == clean.at(i)));
             }
 }
 
 // Gates far outside the range of exp(). With k = 1 and weights of 1, gate and up are x.
-TEST(silu_of_large_values) {
+TEST_CASE("silu of large values") {
     const std::vector<float> ones(2, 1.0f);
     Array weights(DType::F32, ones);
     LinearWeight weight;
@@ -249,20 +249,21 @@ TEST(silu_of_large_values) {
     }
 }
 
-TEST(no_rows_write_nothing) {
+TEST_CASE("no rows write nothing") {
     for (CpuIsa isa : available_isas()) {
         const Layer layer(DType::F16, 8, 32, 32, false, 41);
         run(isa, DType::F16, layer.weight(), nullptr, 0, {Kind::Store, nullptr, 8});
     }
 }
 
-TEST(misuse_is_an_error) {
+TEST_CASE("misuse is an error") {
     const Layer layer(DType::F16, 8, 64, 24, false, 51);
-    CHECK_THROWS(run(CpuIsa::Portable, DType::F16, layer.weight(), nullptr, 1, {}), "group_length");
+    CHECK_THROWS_WITH(run(CpuIsa::Portable, DType::F16, layer.weight(), nullptr, 1, {}),
+                      doctest::Contains("group_length"));
     const Layer dense(DType::F16, 7, 64, kNotQuantised, false, 52);
-    CHECK_THROWS(run(CpuIsa::Portable, DType::BF16, dense.weight(), nullptr, 1, {}), "dtype");
-    CHECK_THROWS(run(CpuIsa::Portable, DType::F16, dense.weight(), nullptr, 1, {Kind::SiluMul, nullptr, 3}), "SiluMul");
-    CHECK_THROWS(linear(CpuIsa::Portable, DType::F16, dense.weight(), nullptr, 1, {}, {}), "scratch");
+    CHECK_THROWS_WITH(run(CpuIsa::Portable, DType::BF16, dense.weight(), nullptr, 1, {}), doctest::Contains("dtype"));
+    CHECK_THROWS_WITH(run(CpuIsa::Portable, DType::F16, dense.weight(), nullptr, 1, {Kind::SiluMul, nullptr, 3}),
+                      doctest::Contains("SiluMul"));
+    CHECK_THROWS_WITH(linear(CpuIsa::Portable, DType::F16, dense.weight(), nullptr, 1, {}, {}),
+                      doctest::Contains("scratch"));
 }
-
-TEST_MAIN()

@@ -74,7 +74,7 @@ int64_t load(CpuIsa isa, QuantizationType quantization, DType dtype, const Array
 
 }  // namespace
 
-TEST(quantises_as_defined) {
+TEST_CASE("quantises as defined") {
     constexpr int32_t kRows = 5;
     for (CpuIsa isa : available_isas())
         for (DType source : kActivations)
@@ -94,7 +94,7 @@ TEST(quantises_as_defined) {
                 }
 }
 
-TEST(halves_round_to_even) {
+TEST_CASE("halves round to even") {
     std::vector<float> values = {127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 126.5f, -127};
     values.resize(20, 3.5f);
     for (CpuIsa isa : available_isas()) {
@@ -106,7 +106,7 @@ TEST(halves_round_to_even) {
     }
 }
 
-TEST(converts_unquantised_weights) {
+TEST_CASE("converts unquantised weights") {
     constexpr int32_t kRows = 3;
     for (CpuIsa isa : available_isas())
         for (DType source : kActivations)
@@ -122,7 +122,7 @@ TEST(converts_unquantised_weights) {
                 }
 }
 
-TEST(rows_land_where_the_map_says) {
+TEST_CASE("rows land where the map says") {
     constexpr int32_t kRows = 40, kK = 48;
     for (CpuIsa isa : available_isas())
         for (const RowMap map : {RowMap{3, 1}, RowMap{0, 2}, RowMap{1, 2}}) {
@@ -136,12 +136,12 @@ TEST(rows_land_where_the_map_says) {
                 filled[map.start + row * map.stride] = true;
             }
             for (int64_t row = 0; row < 2 * kRows; ++row)
-                for (int64_t i = row * kK; i < (row + 1) * kK; ++i) CHECK(filled[row] || target.data[i] == 0x55);
+                for (int64_t i = row * kK; i < (row + 1) * kK; ++i) CHECK((filled[row] || target.data[i] == 0x55));
         }
 }
 
 // Many threads meet bad values; the first in the tensor is the answer.
-TEST(reports_the_first_bad_value) {
+TEST_CASE("reports the first bad value") {
     constexpr int64_t kRows = 300, kK = 1000;
     constexpr float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
     const std::vector<float> good = random_floats(kRows * kK, 5);
@@ -157,7 +157,7 @@ TEST(reports_the_first_bad_value) {
                 }
 }
 
-TEST(refuses_what_the_target_cannot_hold) {
+TEST_CASE("refuses what the target cannot hold") {
     constexpr int64_t kK = 70;
     const auto first_bad = [](CpuIsa isa, QuantizationType quantization, DType dtype, float value) {
         Array array(DType::F32, kK);
@@ -175,5 +175,3 @@ TEST(refuses_what_the_target_cannot_hold) {
         CHECK(first_bad(isa, QuantizationType::NONE, DType::F32, 3.4e38f) == -1);
     }
 }
-
-TEST_MAIN()

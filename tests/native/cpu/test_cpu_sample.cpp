@@ -157,7 +157,7 @@ std::vector<std::vector<float>> hard_rows() {
 
 }  // namespace
 
-TEST(greedy_takes_the_first_maximum) {
+TEST_CASE("greedy takes the first maximum") {
     for (CpuIsa isa : available_isas()) {
         for (int64_t vocab : {1, 15, 16, 17, 1023, 1024, 1025, 4999}) {
             std::vector<float> logits = random_floats(vocab, 1);
@@ -170,7 +170,7 @@ TEST(greedy_takes_the_first_maximum) {
     }
 }
 
-TEST(rows_without_finite_logits_give_some_token) {
+TEST_CASE("rows without finite logits give some token") {
     for (CpuIsa isa : available_isas()) {
         for (float temperature : {0.0f, 1.0f}) {
             SampleParams params = plain(temperature);
@@ -187,7 +187,7 @@ TEST(rows_without_finite_logits_give_some_token) {
 }
 
 // Weights in fp32 may decide otherwise where a border is hit almost exactly: whatever both sides of it keep is right.
-TEST(filters_keep_what_their_definition_says) {
+TEST_CASE("filters keep what their definition says") {
     int cases = 0, undecided = 0;
     for (CpuIsa isa : available_isas())
         for (const std::vector<float>& row : hard_rows())
@@ -207,7 +207,7 @@ TEST(filters_keep_what_their_definition_says) {
     CHECK(undecided * 10 < cases);
 }
 
-TEST(draws_equal_the_naive_sampler) {
+TEST_CASE("draws equal the naive sampler") {
     for (CpuIsa isa : available_isas())
         for (const std::vector<float>& row : hard_rows())
             for (const FilterCase& filter : kFilters)
@@ -220,7 +220,7 @@ TEST(draws_equal_the_naive_sampler) {
                 }
 }
 
-TEST(tiny_temperatures_are_greedy) {
+TEST_CASE("tiny temperatures are greedy") {
     const std::vector<float> logits = random_floats(500, 3);
     for (CpuIsa isa : available_isas())
         for (float temperature : {1e-45f, 1e-38f, 1e-30f, 1e-4f})
@@ -228,7 +228,7 @@ TEST(tiny_temperatures_are_greedy) {
 }
 
 // 20,000 positions of one request; expected counts below 5 are pooled, as the test requires.
-TEST(draws_follow_the_softmax) {
+TEST_CASE("draws follow the softmax") {
     constexpr int kDraws = 20000;
     const std::vector<float> logits = random_floats(200, 11, 2.0f);
     for (CpuIsa isa : available_isas()) {
@@ -266,7 +266,7 @@ TEST(draws_follow_the_softmax) {
     }
 }
 
-TEST(seeds_and_positions_matter) {
+TEST_CASE("seeds and positions matter") {
     const std::vector<float> logits(1000, 0.0f);
     std::set<int32_t> tokens;
     for (uint64_t seed : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 32, ~uint64_t{0}}) {
@@ -280,7 +280,7 @@ TEST(seeds_and_positions_matter) {
     CHECK(tokens.size() >= 11);  // 12 draws of 1000
 }
 
-TEST(every_seen_token_is_penalised_once) {
+TEST_CASE("every seen token is penalised once") {
     for (CpuIsa isa : available_isas()) {
         const std::vector<float> logits = {2.0f, -1.0f, 1.5f, -0.9f, 0.5f};
         std::vector<uint32_t> seen = {0u, 0b00011u};  // slot 1 saw tokens 0 and 1
@@ -302,7 +302,7 @@ TEST(every_seen_token_is_penalised_once) {
     }
 }
 
-TEST(logprobs_are_of_the_raw_logits) {
+TEST_CASE("logprobs are of the raw logits") {
     for (CpuIsa isa : available_isas()) {
         for (int64_t vocab : {1, 100, 49157}) {
             const std::vector<float> logits = random_floats(vocab, 21, 4.0f);
@@ -317,12 +317,13 @@ TEST(logprobs_are_of_the_raw_logits) {
             CHECK_CLOSE(got.logprob, logits[got.token_id] - std::log(total), kLogprob);
             params.logprobs = 0;
             const SampledToken without = sample(isa, static_cast<int32_t>(vocab), logits, {params}, seen)[0];
-            CHECK(without.token_id == got.token_id && std::isnan(without.logprob));
+            CHECK(without.token_id == got.token_id);
+            CHECK(std::isnan(without.logprob));
         }
     }
 }
 
-TEST(rows_do_not_see_each_other) {
+TEST_CASE("rows do not see each other") {
     constexpr int32_t kVocab = 700, kRows = 12;
     const std::vector<float> logits = random_floats(kVocab * kRows, 31, 3.0f);
     std::vector<SampleParams> params;
@@ -338,5 +339,3 @@ TEST(rows_do_not_see_each_other) {
         }
     }
 }
-
-TEST_MAIN()

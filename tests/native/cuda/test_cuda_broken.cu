@@ -8,7 +8,7 @@
 #include "backends/cuda/runtime/cuda_stream.h"
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/device_scope.h"
-#include "cuda/cuda_test.h"
+#include "check.h"
 
 namespace tinyllm {
 
@@ -20,7 +20,7 @@ __global__ void trap_kernel() { __trap(); }
 
 }  // namespace
 
-TEST(a_sticky_error_breaks_the_device_for_good) {
+TEST_CASE("a sticky error breaks the device for good") {
     MemoryTracker tracker;
     const std::unique_ptr<Backend> backend = cuda::make_backend(0);
     {
@@ -31,21 +31,20 @@ TEST(a_sticky_error_breaks_the_device_for_good) {
             const CudaStream cuda_stream;
             trap_kernel<<<1, 1, 0, cuda_stream.get()>>>();
             TL_CUDA_CHECK_LAUNCH("trap_kernel");
-            CHECK_THROWS(cuda_stream.synchronize(), "from cudaStreamSynchronize");
+            CHECK_THROWS_WITH(cuda_stream.synchronize(), doctest::Contains("from cudaStreamSynchronize"));
         }
         const char* const words = "GPU 0 cannot be used any more";
-        CHECK_THROWS(backend->synchronize(), words);
-        CHECK_THROWS(backend->fill_zero(memory->data(), memory->bytes()), words);
-        CHECK_THROWS(backend->allocate(tracker, Component::Workspace, 16, "more"), words);
-        CHECK_THROWS(backend->run_step({}, [] {}), words);
+        CHECK_THROWS_WITH(backend->synchronize(), doctest::Contains(words));
+        CHECK_THROWS_WITH(backend->fill_zero(memory->data(), memory->bytes()), doctest::Contains(words));
+        CHECK_THROWS_WITH(backend->allocate(tracker, Component::Workspace, 16, "more"), doctest::Contains(words));
+        CHECK_THROWS_WITH(backend->run_step({}, [] {}), doctest::Contains(words));
     }
     CHECK(tracker.total().current_bytes == 0);
-    CHECK_THROWS(cuda::make_backend(0), "GPU 0 cannot be used any more");
+    CHECK_THROWS_WITH(cuda::make_backend(0), doctest::Contains("GPU 0 cannot be used any more"));
     const std::vector<tl_device_info> devices = query_cuda_devices();
-    CHECK(!devices.empty() && devices.front().usable == 0);
+    CHECK(!devices.empty());
+    CHECK(devices.front().usable == 0);
     CHECK(std::strstr(devices.front().description, "start a new process") != nullptr);
 }
 
 }  // namespace tinyllm
-
-CUDA_TEST_MAIN()

@@ -5,7 +5,7 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/driver_function.h"
-#include "cuda/cuda_test.h"
+#include "check.h"
 #include "engine/engine_cases.h"
 #include "testing/synthetic_model.h"
 
@@ -42,13 +42,13 @@ void generate(int device) {
 
 }  // namespace
 
-TEST(listing_devices_leaves_no_context) {
+TEST_CASE("listing devices leaves no context") {
     const int count = last_device() + 1;
     for (int device = 0; device < count; ++device) CHECK(!PrimaryContext::exists(device));
     CHECK(current_context() == nullptr);
 }
 
-TEST(an_engine_makes_a_context_on_its_own_device_alone) {
+TEST_CASE("an engine makes a context on its own device alone") {
     const int last = last_device();
     std::thread([&] {
         generate(last);
@@ -60,7 +60,7 @@ TEST(an_engine_makes_a_context_on_its_own_device_alone) {
     for (int device = 0; device < last; ++device) CHECK(!PrimaryContext::exists(device));
 }
 
-TEST(what_was_current_comes_back) {
+TEST_CASE("what was current comes back") {
     const int last = last_device();
     TL_CUDA_CHECK(cudaSetDevice(0));
     const CUcontext of_user = current_context();
@@ -69,13 +69,15 @@ TEST(what_was_current_comes_back) {
         const DeviceScope scope(last);
         CHECK(current_device() == last);
         const DeviceScope inner(0);
-        CHECK(current_context() == of_user && current_device() == 0);
+        CHECK(current_context() == of_user);
+        CHECK(current_device() == 0);
     }
     generate(last);
-    CHECK(current_context() == of_user && current_device() == 0);
+    CHECK(current_context() == of_user);
+    CHECK(current_device() == 0);
 }
 
-TEST(a_context_of_the_users_own_is_not_used) {
+TEST_CASE("a context of the users own is not used") {
     const auto create =
         driver_function<CUresult (*)(CUcontext*, CUctxCreateParams*, unsigned, CUdevice)>("cuCtxCreate");
     const auto destroy = driver_function<CUresult (*)(CUcontext)>("cuCtxDestroy");
@@ -86,7 +88,8 @@ TEST(a_context_of_the_users_own_is_not_used) {
         CHECK(current_context() == own);
         {
             const DeviceScope scope(last);
-            CHECK(current_context() != own && current_device() == last);
+            CHECK(current_context() != own);
+            CHECK(current_device() == last);
         }
         generate(last);
         CHECK(current_context() == own);
@@ -95,5 +98,3 @@ TEST(a_context_of_the_users_own_is_not_used) {
 }
 
 }  // namespace tinyllm::test
-
-CUDA_TEST_MAIN()

@@ -7,7 +7,7 @@
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/runtime/counters.h"
 #include "backends/registry.h"
-#include "cuda/cuda_test.h"
+#include "check.h"
 #include "engine/engine_cases.h"
 #include "quantization/layout.h"
 #include "testing/synthetic_model.h"
@@ -43,8 +43,9 @@ struct Counts {
 };
 
 uint64_t submit(Batcher& engine, int32_t prompt_tokens, const GenerationParams& params) {
-    return engine.submit(testing::random_tokens(prompt_tokens, engine.runner().model_config().vocab_size, prompt_tokens), params,
-                         nullptr);
+    return engine.submit(
+        testing::random_tokens(prompt_tokens, engine.runner().model_config().vocab_size, prompt_tokens), params,
+        nullptr);
 }
 
 // Steps until every request is done and demands of each step that it allocated and captured nothing, replayed a graph
@@ -110,7 +111,7 @@ bool zero_weights_give_zero(bool write_x) {
 
 }  // namespace
 
-TEST(warm_decode_steps_allocate_nothing_and_wait_once) {
+TEST_CASE("warm decode steps allocate nothing and wait once") {
     for (const bool greedy : {true, false}) {
         const auto params = greedy ? limit : filtered;
         Batcher engine(aligned_model(), small_engine(kMaxBatch, kContext, 128, 0, DeviceKind::Cuda));
@@ -141,11 +142,9 @@ TEST(warm_decode_steps_allocate_nothing_and_wait_once) {
     CHECK(MemoryTracker::live_bytes_in_process() == 0);
 }
 
-TEST(reading_unwritten_memory_shows) {
+TEST_CASE("reading unwritten memory shows") {
     CHECK(zero_weights_give_zero(true));
     CHECK(!zero_weights_give_zero(false));  // NaN: fresh memory is poisoned in this program
 }
 
 }  // namespace tinyllm::test
-
-CUDA_TEST_MAIN()

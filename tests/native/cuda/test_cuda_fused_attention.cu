@@ -14,7 +14,7 @@
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/registry.h"
-#include "cuda/cuda_test.h"
+#include "check.h"
 #include "engine/engine_cases.h"
 #include "ops/kv_cache.h"
 #include "quantization/layout.h"
@@ -217,7 +217,7 @@ void compare(const Shape& shape, const std::vector<int32_t>& positions) {
 
 }  // namespace
 
-TEST(rows) {
+TEST_CASE("rows") {
     for (const int32_t rows : {1, 2, 3, 8, 9, 33}) {
         std::vector<int32_t> positions;
         for (int32_t row = 0; row < rows; ++row) positions.push_back(37 * row);
@@ -227,15 +227,15 @@ TEST(rows) {
 }
 
 // More rows than attention has counters for: two launches.
-TEST(rows_of_two_launches) {
+TEST_CASE("rows of two launches") {
     std::vector<int32_t> positions;
     for (int32_t row = 0; row < 270; ++row) positions.push_back(row % 70);
     compare({64, 64, 64, 64}, positions);
 }
 
-TEST(padding_rows) { compare({512, 8, 2, 64}, {40, -1, 12, -1}); }
+TEST_CASE("padding rows") { compare({512, 8, 2, 64}, {40, -1, 12, -1}); }
 
-TEST(pages_tiles_and_splits) {
+TEST_CASE("pages tiles and splits") {
     // Around the ends of tiles (16), pages (64), rounds of a block's warps (128), rings (768) and splits (512).
     for (const int32_t position : {15, 16, 63, 64, 127, 128, 129, 255, 511, 512, 513, 767, 768, 1040, 2100}) {
         compare({256, 4, 4, 64}, {position});
@@ -243,23 +243,23 @@ TEST(pages_tiles_and_splits) {
     }
 }
 
-TEST(sliding_windows) {
+TEST_CASE("sliding windows") {
     for (const int32_t window : {1, 16, 100, 512})
         for (const int32_t kv_heads : {2, 1})  // of 10 query heads: one group of 5, two of 8 and 2
             compare({.hidden = 256, .heads = 10, .kv_heads = kv_heads, .head_dim = 64, .window = window}, {0, 99, 700});
 }
 
-TEST(groups_of_query_heads) {
+TEST_CASE("groups of query heads") {
     compare({512, 9, 1, 64}, {50});  // two groups of one kv head, the second of one head
     compare({512, 16, 1, 64}, {600, 3});
     compare({512, 6, 2, 128}, {50});
 }
 
-TEST(head_dimensions) {
+TEST_CASE("head dimensions") {
     for (const int32_t head_dim : {80, 96, 256, 72}) compare({512, 6, 2, head_dim}, {15, 600, 64, 130});
 }
 
-TEST(types_bias_norms_and_partial_rope) {
+TEST_CASE("types bias norms and partial rope") {
     for (const DType dtype : {DType::F16, DType::BF16})
         for (const int32_t head_dim : {64, 80, 128, 256})
             compare({.hidden = 512,
@@ -274,5 +274,3 @@ TEST(types_bias_norms_and_partial_rope) {
 }
 
 }  // namespace tinyllm::test
-
-CUDA_TEST_MAIN()

@@ -5,14 +5,14 @@
 #include "backends/cuda/runtime/counters.h"
 #include "backends/cuda/runtime/cuda_graph.h"
 #include "backends/cuda/runtime/graph_cache.h"
+#include "check.h"
 #include "cuda/cuda_fixture.cuh"
-#include "cuda/cuda_test.h"
 
 namespace tinyllm::test {
 
 using namespace cuda;
 
-TEST(graph_replays_what_was_captured) {
+TEST_CASE("graph replays what was captured") {
     Gpu gpu;
     const CudaBuffer<int32_t> buffer = zeros(gpu);
     CudaGraph graph(gpu.cuda_stream, [&] {
@@ -27,21 +27,21 @@ TEST(graph_replays_what_was_captured) {
     CHECK(all_equal(contents(gpu, buffer), 44));
 }
 
-TEST(an_abandoned_capture_leaves_the_stream_working) {
+TEST_CASE("an abandoned capture leaves the stream working") {
     Gpu gpu;
     const CudaBuffer<int32_t> buffer = zeros(gpu);
     const auto throwing = [&] {
         add(gpu, buffer, 1);
         fail(TL_STATUS_INTERNAL, "in the middle");
     };
-    CHECK_THROWS(CudaGraph(gpu.cuda_stream, throwing), "in the middle");
+    CHECK_THROWS_WITH(CudaGraph(gpu.cuda_stream, throwing), doctest::Contains("in the middle"));
     const auto failing = [&] { add(gpu, buffer, 1, 4096); };
-    CHECK_THROWS(CudaGraph(gpu.cuda_stream, failing), "launch of add_kernel");
+    CHECK_THROWS_WITH(CudaGraph(gpu.cuda_stream, failing), doctest::Contains("launch of add_kernel"));
     add(gpu, buffer, 7);
     CHECK(all_equal(contents(gpu, buffer), 7));
 }
 
-TEST(graph_cache_runs_then_captures_then_replays) {
+TEST_CASE("graph cache runs then captures then replays") {
     Gpu gpu;
     const CudaBuffer<int32_t> buffer = zeros(gpu);
     GraphCache cache;
@@ -58,7 +58,7 @@ TEST(graph_cache_runs_then_captures_then_replays) {
     CHECK(runtime_counters().graph_launches - launches == 4);
 }
 
-TEST(graph_cache_drops_the_least_recently_used) {
+TEST_CASE("graph cache drops the least recently used") {
     Gpu gpu;
     const CudaBuffer<int32_t> buffer = zeros(gpu);
     GraphCache cache;
@@ -84,7 +84,7 @@ TEST(graph_cache_drops_the_least_recently_used) {
     CHECK(all_equal(contents(gpu, buffer), 2 * capacity + 6));
 }
 
-TEST(a_warm_step_allocates_nothing_and_waits_once) {
+TEST_CASE("a warm step allocates nothing and waits once") {
     Gpu gpu;
     const CudaBuffer<int32_t> buffer = zeros(gpu);
     GraphCache cache;
@@ -104,5 +104,3 @@ TEST(a_warm_step_allocates_nothing_and_waits_once) {
 }
 
 }  // namespace tinyllm::test
-
-CUDA_TEST_MAIN()

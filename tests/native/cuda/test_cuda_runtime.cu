@@ -11,8 +11,8 @@
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/launch.h"
 #include "backends/cuda/runtime/pinned_buffer.h"
+#include "check.h"
 #include "cuda/cuda_fixture.cuh"
-#include "cuda/cuda_test.h"
 
 namespace tinyllm::test {
 
@@ -60,13 +60,15 @@ __global__ void copy_kernel(const int32_t* from, int32_t* to) {
 
 }  // namespace
 
-TEST(buffer_is_tracked_while_it_lives) {
+TEST_CASE("buffer is tracked while it lives") {
     Gpu gpu;
     {
         const CudaBuffer<int32_t> buffer = gpu.buffer(1000);
         CHECK(buffer.data() != nullptr);
-        CHECK(buffer.size() == 1000 && buffer.bytes() == 4000);
-        CHECK(buffer.device() == 0 && buffer.cuda_stream() == gpu.cuda_stream.get());
+        CHECK(buffer.size() == 1000);
+        CHECK(buffer.bytes() == 4000);
+        CHECK(buffer.device() == 0);
+        CHECK(buffer.cuda_stream() == gpu.cuda_stream.get());
         CHECK(gpu.tracker.stats(Component::Workspace).current_bytes == 4000);
         CHECK(gpu.tracker.stats(Component::Workspace).live_count == 1);
     }
@@ -74,40 +76,49 @@ TEST(buffer_is_tracked_while_it_lives) {
     CHECK(gpu.tracker.total().peak_bytes == 4000);
 }
 
-TEST(empty_buffer_holds_nothing) {
+TEST_CASE("empty buffer holds nothing") {
     Gpu gpu;
     const CudaBuffer<int32_t> none, empty = gpu.buffer(0);
-    CHECK(none.data() == nullptr && none.size() == 0);
-    CHECK(empty.data() == nullptr && empty.size() == 0);
+    CHECK(none.data() == nullptr);
+    CHECK(none.size() == 0);
+    CHECK(empty.data() == nullptr);
+    CHECK(empty.size() == 0);
     CHECK(gpu.tracker.total().total_count == 0);
 }
 
-TEST(moving_a_buffer_hands_its_memory_over) {
+TEST_CASE("moving a buffer hands its memory over") {
     Gpu gpu;
     CudaBuffer<int32_t> first = gpu.buffer(10);
     int32_t* const data = first.data();
     CudaBuffer<int32_t> second = std::move(first);
-    CHECK(second.data() == data && second.size() == 10);
-    CHECK(first.data() == nullptr && first.size() == 0 && first.bytes() == 0);
+    CHECK(second.data() == data);
+    CHECK(second.size() == 10);
+    CHECK(first.data() == nullptr);
+    CHECK(first.size() == 0);
+    CHECK(first.bytes() == 0);
     CudaBuffer<int32_t> third = gpu.buffer(20);
     third = std::move(second);
-    CHECK(third.data() == data && third.size() == 10);
+    CHECK(third.data() == data);
+    CHECK(third.size() == 10);
     CHECK(gpu.live_bytes() == 40);  // the 20 elements that `third` held are free
     CudaBuffer<int32_t>& same = third;
     third = std::move(same);
-    CHECK(third.data() == data && gpu.live_bytes() == 40);
+    CHECK(third.data() == data);
+    CHECK(gpu.live_bytes() == 40);
 }
 
-TEST(fresh_memory_is_poisoned_in_debug_mode) {
+TEST_CASE("fresh memory is poisoned in debug mode") {
     Gpu gpu;
     CHECK(all_equal(contents(gpu, gpu.buffer(1000)), -1));
 }
 
-TEST(too_large_a_buffer_is_out_of_memory_and_harmless) {
+TEST_CASE("too large a buffer is out of memory and harmless") {
     Gpu gpu;
     const CudaBuffer<int32_t> before = zeros(gpu);
-    CHECK_THROWS(gpu.buffer(size_t{1} << 50), "out of GPU memory: 4503599627370496 bytes for workspace 'test'");
-    CHECK_THROWS(gpu.buffer(~size_t{0}), "'test' would have 18446744073709551615 elements of 4 bytes");
+    CHECK_THROWS_WITH(gpu.buffer(size_t{1} << 50),
+                      doctest::Contains("out of GPU memory: 4503599627370496 bytes for workspace 'test'"));
+    CHECK_THROWS_WITH(gpu.buffer(~size_t{0}),
+                      doctest::Contains("'test' would have 18446744073709551615 elements of 4 bytes"));
     try {
         gpu.buffer(size_t{1} << 50);
     } catch (const Error& error) {
@@ -118,27 +129,27 @@ TEST(too_large_a_buffer_is_out_of_memory_and_harmless) {
     CHECK(all_equal(contents(gpu, before), 3));
 }
 
-TEST(a_failing_constructor_leaves_no_live_byte) {
+TEST_CASE("a failing constructor leaves no live byte") {
     Gpu gpu;
     MemoryTracker::fail_after(1);
-    CHECK_THROWS(gpu.buffer(1000), "injected");
+    CHECK_THROWS_WITH(gpu.buffer(1000), doctest::Contains("injected"));
     CHECK(gpu.live_bytes() == 0);
     MemoryTracker::fail_after(2);  // the second of two members
     struct Two {
         explicit Two(Gpu& gpu) : first(gpu.buffer(10)), second(gpu.buffer(10)) {}
         CudaBuffer<int32_t> first, second;
     };
-    CHECK_THROWS(Two(gpu), "injected");
+    CHECK_THROWS_WITH(Two(gpu), doctest::Contains("injected"));
     MemoryTracker::fail_after(0);
     CHECK(gpu.live_bytes() == 0);
     MemoryTracker pinned;
     MemoryTracker::fail_after(1);
-    CHECK_THROWS((PinnedBuffer<char>(pinned, Component::Staging, 100, "test")), "injected");
+    CHECK_THROWS_WITH((PinnedBuffer<char>(pinned, Component::Staging, 100, "test")), doctest::Contains("injected"));
     MemoryTracker::fail_after(0);
     CHECK(pinned.total().current_bytes == 0);
 }
 
-TEST(pool_keeps_freed_memory_until_trimmed) {
+TEST_CASE("pool keeps freed memory until trimmed") {
     Gpu gpu;
     {
         const CudaBuffer<int32_t> buffer = gpu.buffer(1 << 20);
@@ -150,7 +161,7 @@ TEST(pool_keeps_freed_memory_until_trimmed) {
     CHECK(gpu.pool.reserved_bytes() == 0);
 }
 
-TEST(a_buffer_outlives_its_pool) {
+TEST_CASE("a buffer outlives its pool") {
     const DeviceScope scope(0);
     MemoryTracker tracker;
     const CudaStream cuda_stream;
@@ -164,7 +175,7 @@ TEST(a_buffer_outlives_its_pool) {
     CHECK(tracker.total().current_bytes == 0);
 }
 
-TEST(transfers_of_any_size_arrive_in_order) {
+TEST_CASE("transfers of any size arrive in order") {
     Gpu gpu;
     // Below, at and above the pinned buffers of runtime/host_transfer.cpp.
     for (const size_t size : {size_t{1}, size_t{1} << 20, (size_t{9} << 20) + 5}) {
@@ -178,7 +189,7 @@ TEST(transfers_of_any_size_arrive_in_order) {
     }
 }
 
-TEST(events_order_two_streams) {
+TEST_CASE("events order two streams") {
     Gpu gpu;
     const CudaBuffer<int32_t> buffer = zeros(gpu);
     const CudaStream other;
@@ -193,36 +204,45 @@ TEST(events_order_two_streams) {
     CHECK(added.elapsed_ms(zeroed) >= 0);
 }
 
-TEST(an_error_names_call_place_and_cause) {
+TEST_CASE("an error names call place and cause") {
     Gpu gpu;
     const auto bad_call = [] { TL_CUDA_CHECK(cudaSetDevice(12345)); };
-    CHECK_THROWS(bad_call(), "cudaErrorInvalidDevice (invalid device ordinal) from cudaSetDevice(12345) at ");
-    CHECK_THROWS(bad_call(), "test_cuda_runtime.cu:");
+    CHECK_THROWS_WITH(
+        bad_call(), doctest::Contains("cudaErrorInvalidDevice (invalid device ordinal) from cudaSetDevice(12345) at "));
+    CHECK_THROWS_WITH(bad_call(), doctest::Contains("test_cuda_runtime.cu:"));
     const CudaBuffer<int32_t> buffer = zeros(gpu);
-    CHECK_THROWS(add(gpu, buffer, 1, 4096), "from launch of add_kernel at ");
+    CHECK_THROWS_WITH(add(gpu, buffer, 1, 4096), doctest::Contains("from launch of add_kernel at "));
     try {
         bad_call();
     } catch (const CudaError& error) {
-        CHECK(error.status() == TL_STATUS_CUDA && error.code() == cudaErrorInvalidDevice);
+        CHECK(error.status() == TL_STATUS_CUDA);
+        CHECK(error.code() == cudaErrorInvalidDevice);
     }
     add(gpu, buffer, 2);  // and is reported once
     CHECK(all_equal(contents(gpu, buffer), 2));
 }
 
-TEST(a_scope_on_a_missing_device_throws) { CHECK_THROWS(DeviceScope(kMaxDevices - 1), "cudaErrorInvalidDevice"); }
+TEST_CASE("a scope on a missing device throws") {
+    CHECK_THROWS_WITH(DeviceScope(kMaxDevices - 1), doctest::Contains("cudaErrorInvalidDevice"));
+}
 
-TEST(devices_are_described) {
+TEST_CASE("devices are described") {
     const std::vector<tl_device_info> devices = query_cuda_devices();
     CHECK(!devices.empty());
     const tl_device_info& gpu = devices.front();
-    CHECK(gpu.usable == 1 && gpu.compute_capability >= kMinComputeCapability && gpu.num_units > 0);
-    CHECK(gpu.total_bytes > 0 && gpu.free_bytes > 0 && gpu.free_bytes <= gpu.total_bytes);
-    CHECK(std::strlen(gpu.name) > 0 && std::strstr(gpu.description, "compute capability") != nullptr);
+    CHECK(gpu.usable == 1);
+    CHECK(gpu.compute_capability >= kMinComputeCapability);
+    CHECK(gpu.num_units > 0);
+    CHECK(gpu.total_bytes > 0);
+    CHECK(gpu.free_bytes > 0);
+    CHECK(gpu.free_bytes <= gpu.total_bytes);
+    CHECK(std::strlen(gpu.name) > 0);
+    CHECK(std::strstr(gpu.description, "compute capability") != nullptr);
     CHECK(cuda_device_problem(static_cast<int>(devices.size())).find("use an index from 0 to") != std::string::npos);
     CHECK(device_traits().compute_capability == gpu.compute_capability);
 }
 
-TEST(kernels_overlap_only_where_device_and_code_can) {
+TEST_CASE("kernels overlap only where device and code can") {
     // Code for less than 9.0 has no dependency wait, also where a 9.0 device runs it.
     const int capability = device_traits().compute_capability;
     CHECK(device_traits().programmatic_launch == (capability >= 90 && code_capability(capability) >= 90));
@@ -241,5 +261,3 @@ TEST(kernels_overlap_only_where_device_and_code_can) {
 }
 
 }  // namespace tinyllm::test
-
-CUDA_TEST_MAIN()

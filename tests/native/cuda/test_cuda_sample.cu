@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "backends/cuda/cuda_backend.h"
-#include "cuda/cuda_test.h"
+#include "check.h"
 
 namespace tinyllm::test {
 
@@ -100,19 +100,19 @@ void check_bound(const std::vector<float>& logits, const Filters& filters) {
 
 }  // namespace
 
-TEST(few_candidates) {
+TEST_CASE("few candidates") {
     const std::vector<float> logits = falling_logits(20000, 1e-2f);
     check_bound(logits, {40, 1.0f});
     check_bound(logits, {0, 0.5f});
     check_bound(logits, {40, 0.7f});
 }
 
-TEST(candidates_that_are_sorted) {
+TEST_CASE("candidates that are sorted") {
     // Within 3000 tokens the logits fall by 0.3: top-k with top-p collects them all.
     check_bound(falling_logits(20000, 1e-4f), {3000, 0.9f});
 }
 
-TEST(too_many_candidates_are_bisected) {
+TEST_CASE("too many candidates are bisected") {
     const std::vector<float> equal(20001, 1.0f);  // ties: the lowest ids are kept
     check_bound(equal, {7, 1.0f});
     check_bound(equal, {6000, 1.0f});
@@ -120,13 +120,12 @@ TEST(too_many_candidates_are_bisected) {
     check_bound(equal, {6000, 0.5f});
 }
 
-TEST(scores_far_below_the_bins) {
+TEST_CASE("scores far below the bins") {
     std::vector<float> logits(5000, -1000.0f);
     logits[0] = 0;
     const std::vector<int32_t> tokens = draw(logits, {100, 1.0f});
-    CHECK(tokens.front() == 0 && tokens.back() == 0);
+    CHECK(tokens.front() == 0);
+    CHECK(tokens.back() == 0);
 }
 
 }  // namespace tinyllm::test
-
-CUDA_TEST_MAIN()

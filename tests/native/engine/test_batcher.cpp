@@ -12,7 +12,7 @@
 using namespace tinyllm;
 using namespace tinyllm::test;
 
-TEST(requests_of_all_kinds_finish_and_repeat) {
+TEST_CASE("requests of all kinds finish and repeat") {
     for (const DType dtype : {DType::F16, DType::BF16, DType::F32}) {
         for (const bool quantized : {true, false}) {
             ModelConfig model = small_model();
@@ -37,7 +37,7 @@ TEST(requests_of_all_kinds_finish_and_repeat) {
     CHECK(MemoryTracker::live_bytes_in_process() == 0);
 }
 
-TEST(recomputing_gives_the_same_bits) {
+TEST_CASE("recomputing gives the same bits") {
     std::vector<float> logits[2];
     for (const bool recompute : {false, true}) {
         ModelConfig model = small_model();
@@ -51,40 +51,45 @@ TEST(recomputing_gives_the_same_bits) {
     CHECK(logits[0] == logits[1]);
 }
 
-TEST(wrong_requests_and_tensors_are_refused) {
+TEST_CASE("wrong requests and tensors are refused") {
     const ModelConfig model = small_model();
     Batcher engine(model, small_engine(1, 64));
-    CHECK_THROWS(engine.submit({1}, limit(1), nullptr), "after the weights are loaded");
-    CHECK_THROWS(engine.runner().finish_load(), "tensors are missing");
+    CHECK_THROWS_WITH(engine.submit({1}, limit(1), nullptr), doctest::Contains("after the weights are loaded"));
+    CHECK_THROWS_WITH(engine.runner().finish_load(), doctest::Contains("tensors are missing"));
     const std::vector<float> zeros(model.vocab_size * model.hidden_dim);
-    CHECK_THROWS(engine.runner().load_tensor("nonsense", DType::F32, {1}, zeros.data()), "'nonsense'");
-    CHECK_THROWS(engine.runner().load_tensor("norm.weight", DType::F32, {7}, zeros.data()),
-                 "expected shape [72], found [7]");
+    CHECK_THROWS_WITH(engine.runner().load_tensor("nonsense", DType::F32, {1}, zeros.data()),
+                      doctest::Contains("'nonsense'"));
+    CHECK_THROWS_WITH(engine.runner().load_tensor("norm.weight", DType::F32, {7}, zeros.data()),
+                      doctest::Contains("expected shape [72], found [7]"));
     std::vector<float> bad(zeros);
     bad[72 * 3 + 5] = NAN;
-    CHECK_THROWS(engine.runner().load_tensor("embed_tokens.weight", DType::F32, {131, 72}, bad.data()), "[3, 5]");
+    CHECK_THROWS_WITH(engine.runner().load_tensor("embed_tokens.weight", DType::F32, {131, 72}, bad.data()),
+                      doctest::Contains("[3, 5]"));
     testing::load_synthetic(engine.runner());
-    CHECK_THROWS(engine.runner().load_tensor("norm.weight", DType::F32, {72}, zeros.data()), "after loading");
-    CHECK_THROWS(engine.submit({}, limit(1), nullptr), "no tokens");
-    CHECK_THROWS(engine.submit({131}, limit(1), nullptr), "token id 131");
-    CHECK_THROWS(engine.submit(std::vector<int32_t>(65, 1), limit(1), nullptr), "65 tokens");
-    CHECK_THROWS(engine.submit({1}, limit(0), nullptr), "max_new_tokens");
+    CHECK_THROWS_WITH(engine.runner().load_tensor("norm.weight", DType::F32, {72}, zeros.data()),
+                      doctest::Contains("after loading"));
+    CHECK_THROWS_WITH(engine.submit({}, limit(1), nullptr), doctest::Contains("no tokens"));
+    CHECK_THROWS_WITH(engine.submit({131}, limit(1), nullptr), doctest::Contains("token id 131"));
+    CHECK_THROWS_WITH(engine.submit(std::vector<int32_t>(65, 1), limit(1), nullptr), doctest::Contains("65 tokens"));
+    CHECK_THROWS_WITH(engine.submit({1}, limit(0), nullptr), doctest::Contains("max_new_tokens"));
 }
 
-TEST(a_refusal_names_what_would_fit) {
+TEST_CASE("a refusal names what would fit") {
     const ModelConfig model = small_model();
     const EngineConfig wanted = small_engine(8, 256);
     const MemoryPlan plan = make_plan(model, wanted);
     const uint64_t loading = UINT64_MAX - plan_budget(model, wanted, UINT64_MAX);
     const auto refusal = [&](uint64_t free_bytes) { require_fit(plan, model, wanted, free_bytes); };
     refusal(plan.total() + loading);  // fits
-    CHECK_THROWS(refusal(plan.total() + loading - 1), "; would fit: 192 tokens at batch 8, or 256 tokens at batch 7");
+    CHECK_THROWS_WITH(refusal(plan.total() + loading - 1),
+                      doctest::Contains("; would fit: 192 tokens at batch 8, or 256 tokens at batch 7"));
     const uint64_t smallest = make_plan(model, small_engine(1, kPageTokens)).total() + loading;
-    CHECK_THROWS(refusal(smallest), "; would fit: 64 tokens at batch 1");
-    CHECK_THROWS(refusal(smallest - 1), "; not even one page of context fits beside the weights");
+    CHECK_THROWS_WITH(refusal(smallest), doctest::Contains("; would fit: 64 tokens at batch 1"));
+    CHECK_THROWS_WITH(refusal(smallest - 1),
+                      doctest::Contains("; not even one page of context fits beside the weights"));
 }
 
-TEST(every_failing_allocation_leaves_nothing) {
+TEST_CASE("every failing allocation leaves nothing") {
     for (int64_t countdown = 1;; ++countdown) {
         MemoryTracker::fail_after(countdown);
         try {
@@ -99,5 +104,3 @@ TEST(every_failing_allocation_leaves_nothing) {
         CHECK(MemoryTracker::live_bytes_in_process() == 0);
     }
 }
-
-TEST_MAIN()

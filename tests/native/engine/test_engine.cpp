@@ -72,7 +72,7 @@ public:
 
 }  // namespace
 
-TEST(threads_get_the_tokens_that_they_would_get_alone) {
+TEST_CASE("threads get the tokens that they would get alone") {
     const std::vector<int32_t> lengths = {1, 5, 33, 64, 70};
     const auto expected = expected_tokens(lengths, filtered(9));
     Engine engine(small_model(), small_engine(4, 130));
@@ -93,7 +93,7 @@ TEST(threads_get_the_tokens_that_they_would_get_alone) {
     CHECK(engine.free_pages() == engine.total_pages());
 }
 
-TEST(one_queue_takes_many_requests_and_events_stay_in_order) {
+TEST_CASE("one queue takes many requests and events stay in order") {
     const std::vector<int32_t> lengths = {40, 3, 90, 5, 6, 7};
     const auto expected = expected_tokens(lengths, limit(12));
     Engine engine(small_model(), small_engine(2, 130));
@@ -110,18 +110,21 @@ TEST(one_queue_takes_many_requests_and_events_stay_in_order) {
           }) == static_cast<std::ptrdiff_t>(lengths.size()));
 }
 
-TEST(one_wrong_request_of_a_list_queues_none) {
+TEST_CASE("one wrong request of a list queues none") {
     Engine engine(small_model(), small_engine(2, 64));
     auto queue = std::make_shared<EventQueue>();
-    CHECK_THROWS(engine.submit({{{1}, limit(1), nullptr}}, queue), "after the weights are loaded");
+    CHECK_THROWS_WITH(engine.submit({{{1}, limit(1), nullptr}}, queue),
+                      doctest::Contains("after the weights are loaded"));
     engine.fill_random(kSeed);
-    CHECK_THROWS(engine.submit({{{1}, limit(5), nullptr}, {{131}, limit(5), nullptr}}, queue), "token id 131");
+    CHECK_THROWS_WITH(engine.submit({{{1}, limit(5), nullptr}, {{131}, limit(5), nullptr}}, queue),
+                      doctest::Contains("token id 131"));
     tl_event event;
-    CHECK(queue->wait(&event, 1, 10'000) == 0 && queue->live().empty());
+    CHECK(queue->wait(&event, 1, 10'000) == 0);
+    CHECK(queue->live().empty());
     CHECK(engine.free_pages() == engine.total_pages());
 }
 
-TEST(a_crowd_of_requests_is_cancelled_at_once) {
+TEST_CASE("a crowd of requests is cancelled at once") {
     Engine engine(small_model(), small_engine(1, 130));
     engine.fill_random(kSeed);
     auto queue = std::make_shared<EventQueue>();
@@ -132,7 +135,7 @@ TEST(a_crowd_of_requests_is_cancelled_at_once) {
     CHECK(engine.free_pages() == engine.total_pages());
 }
 
-TEST(cancelled_requests_say_so_and_others_go_on) {
+TEST_CASE("cancelled requests say so and others go on") {
     Engine engine(small_model(), small_engine(2, 130));
     engine.fill_random(kSeed);
     auto queue = std::make_shared<EventQueue>();
@@ -144,12 +147,13 @@ TEST(cancelled_requests_say_so_and_others_go_on) {
             std::find_if(events.rbegin(), events.rend(), [&](const tl_event& event) { return event.request_id == id; });
         return last == events.rend() ? -1 : last->finish_reason;
     };
-    CHECK(reason(first) == TL_FINISH_CANCELLED && reason(first + 2) == TL_FINISH_CANCELLED);
+    CHECK(reason(first) == TL_FINISH_CANCELLED);
+    CHECK(reason(first + 2) == TL_FINISH_CANCELLED);
     CHECK(reason(first + 1) == TL_FINISH_LENGTH);
     CHECK(engine.free_pages() == engine.total_pages());
 }
 
-TEST(a_failed_device_ends_all_requests_with_the_reason) {
+TEST_CASE("a failed device ends all requests with the reason") {
     auto backend = std::make_unique<FaultyDevice>();
     FaultyDevice& device = *backend;
     Engine engine(small_model(), small_engine(1, 130), std::move(backend));
@@ -158,20 +162,25 @@ TEST(a_failed_device_ends_all_requests_with_the_reason) {
     auto queue = std::make_shared<EventQueue>();
     const uint64_t first = engine.submit(std::vector<NewRequest>(3, {prompt(5), limit(100), nullptr}), queue);
     tl_event event;
-    CHECK(queue->wait(&event, 1, 10'000) == 1 && event.finish_reason == TL_FINISH_NONE);
+    CHECK(queue->wait(&event, 1, 10'000) == 1);
+    CHECK(event.finish_reason == TL_FINISH_NONE);
     device.broken = true;
     size_t failed = 0;
     for (const tl_event& end : take_all(*queue)) {
         if (end.finish_reason == TL_FINISH_NONE) continue;
         ++failed;
-        CHECK(end.finish_reason == TL_FINISH_ERROR && end.status == TL_STATUS_CUDA && end.token_id == -1);
+        CHECK(end.finish_reason == TL_FINISH_ERROR);
+        CHECK(end.status == TL_STATUS_CUDA);
+        CHECK(end.token_id == -1);
     }
     CHECK(failed == 3);
-    CHECK(queue->error_of(first + 1) == "the device fell off the bus" && queue->error_of(first + 9).empty());
-    CHECK_THROWS(engine.submit({{{1}, limit(1), nullptr}}, queue), "close it and load the model again");
+    CHECK(queue->error_of(first + 1) == "the device fell off the bus");
+    CHECK(queue->error_of(first + 9).empty());
+    CHECK_THROWS_WITH(engine.submit({{{1}, limit(1), nullptr}}, queue),
+                      doctest::Contains("close it and load the model again"));
 }
 
-TEST(waiting_ends_after_its_time) {
+TEST_CASE("waiting ends after its time") {
     auto backend = std::make_unique<FaultyDevice>();
     backend->delay = std::chrono::milliseconds(300);
     Engine engine(small_model(), small_engine(1, 130), std::move(backend));
@@ -179,13 +188,14 @@ TEST(waiting_ends_after_its_time) {
     auto queue = std::make_shared<EventQueue>();
     const uint64_t id = engine.submit({{prompt(5), limit(3), nullptr}}, queue);
     tl_event event;
-    CHECK(queue->wait(&event, 1, 1) == 0 && queue->is_live(id));
+    CHECK(queue->wait(&event, 1, 1) == 0);
+    CHECK(queue->is_live(id));
     CHECK(queue->wait(&event, 1, 10'000) == 1);
     engine.cancel({id});
     queue->wait_until_idle(false);
 }
 
-TEST(closing_ends_waits_and_refuses_calls) {
+TEST_CASE("closing ends waits and refuses calls") {
     for (int round = 0; round < 20; ++round) {
         Session session(small_model(), small_engine(2, 130));
         session.use([](Engine& engine) { engine.fill_random(kSeed); });
@@ -217,15 +227,17 @@ TEST(closing_ends_waits_and_refuses_calls) {
         std::thread([&] { session.close(); }).join();
         session.close();
         for (std::thread& thread : threads) thread.join();
-        CHECK(closed == 3 && other == 0);
+        CHECK(closed == 3);
+        CHECK(other == 0);
         CHECK(session.closed());
-        CHECK_THROWS(session.make_queue(), "this model is closed");
-        CHECK_THROWS(session.use([](Engine& engine) { return engine.free_pages(); }), "this model is closed");
+        CHECK_THROWS_WITH(session.make_queue(), doctest::Contains("this model is closed"));
+        CHECK_THROWS_WITH(session.use([](Engine& engine) { return engine.free_pages(); }),
+                          doctest::Contains("this model is closed"));
     }
     CHECK(MemoryTracker::live_bytes_in_process() == 0);
 }
 
-TEST(a_forked_child_has_a_thread_of_its_own) {
+TEST_CASE("a forked child has a thread of its own") {
     const auto expected = expected_tokens({5}, limit(6));
     Engine engine(small_model(), small_engine(2, 130));
     engine.fill_random(kSeed);
@@ -239,8 +251,8 @@ TEST(a_forked_child_has_a_thread_of_its_own) {
     const pid_t child = fork();
     if (child == 0) _exit(generated() == expected[0] ? 0 : 1);
     int status = -1;
-    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
     CHECK(generated() == expected[0]);
 }
-
-TEST_MAIN()

@@ -100,10 +100,11 @@ Results run_with_failure(int fail_in, int32_t slots) {
 
 }  // namespace
 
-TEST(a_step_that_found_no_memory_is_made_again) {
+TEST_CASE("a step that found no memory is made again") {
     for (const int32_t slots : {1, 3}) {
         const Results expected = run_with_failure(0, slots);
-        CHECK(expected.failures == 0 && expected.tokens.size() == 3);
+        CHECK(expected.failures == 0);
+        CHECK(expected.tokens.size() == 3);
         int fail_in = 1;
         for (;; ++fail_in) {
             const Results results = run_with_failure(fail_in, slots);
@@ -116,7 +117,7 @@ TEST(a_step_that_found_no_memory_is_made_again) {
     }
 }
 
-TEST(a_device_that_stays_full_ends_the_youngest_requests_first_and_then_works_again) {
+TEST_CASE("a device that stays full ends the youngest requests first and then works again") {
     auto backend = std::make_unique<FullDevice>();
     FullDevice& device = *backend;
     Batcher batcher(small_model(), small_engine(3, 130), std::move(backend));
@@ -125,8 +126,8 @@ TEST(a_device_that_stays_full_ends_the_youngest_requests_first_and_then_works_ag
     for (int32_t i = 0; i < 4; ++i) ids.push_back(batcher.submit(prompt(5 + i), limit(30)));
     std::vector<Event> events;
     for (int step = 0; step < 5; ++step) batcher.step(events);
-    const auto before = std::count_if(events.begin(), events.end(),
-                                      [&](const Event& event) { return event.request_id == ids[0]; });
+    const auto before =
+        std::count_if(events.begin(), events.end(), [&](const Event& event) { return event.request_id == ids[0]; });
     device.fail_in = 1;
     device.stays_full = true;
     std::vector<uint64_t> ended;
@@ -134,7 +135,8 @@ TEST(a_device_that_stays_full_ends_the_youngest_requests_first_and_then_works_ag
         events.clear();
         batcher.step(events);
         for (const Event& event : events) {
-            CHECK(event.finish_reason == TL_FINISH_ERROR && event.status == TL_STATUS_OUT_OF_MEMORY);
+            CHECK(event.finish_reason == TL_FINISH_ERROR);
+            CHECK(event.status == TL_STATUS_OUT_OF_MEMORY);
             CHECK(event.error == "no memory for the code of a kernel");
             ended.push_back(event.request_id);
         }
@@ -147,9 +149,9 @@ TEST(a_device_that_stays_full_ends_the_youngest_requests_first_and_then_works_ag
     device.fail_in = 0;
     device.stays_full = false;
     const auto tokens = run(batcher);
-    CHECK(before > 0 && tokens.at(ids[0]).size() + before == 30);
-    CHECK(tokens.count(ids[2]) == 0 && tokens.at(ids[3]).size() == 30);
+    CHECK(before > 0);
+    CHECK(tokens.at(ids[0]).size() + before == 30);
+    CHECK(tokens.count(ids[2]) == 0);
+    CHECK(tokens.at(ids[3]).size() == 30);
     CHECK(batcher.free_pages() == batcher.total_pages());
 }
-
-TEST_MAIN()

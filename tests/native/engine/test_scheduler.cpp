@@ -23,12 +23,14 @@ bool is(const PrefillChunk& chunk, int32_t index, int32_t first, int32_t count) 
 
 }  // namespace
 
-TEST(nothing_to_do_is_an_empty_plan) {
+TEST_CASE("nothing to do is an empty plan") {
     const StepPlan plan = plan_step({}, {}, kRoomy);
-    CHECK(plan.num_started == 0 && plan.decode.empty() && plan.prefill.empty());
+    CHECK(plan.num_started == 0);
+    CHECK(plan.decode.empty());
+    CHECK(plan.prefill.empty());
 }
 
-TEST(who_generates_gets_a_token_and_who_is_in_prefill_a_chunk) {
+TEST_CASE("who generates gets a token and who is in prefill a chunk") {
     const std::vector<SequenceState> running = {generating(), {100, 40, 2}, generating(), {7, 0, 1}};
     const StepPlan plan = plan_step(running, {}, kRoomy);
     CHECK(plan.decode == std::vector<int32_t>({0, 2}));
@@ -37,13 +39,15 @@ TEST(who_generates_gets_a_token_and_who_is_in_prefill_a_chunk) {
     CHECK(is(plan.prefill[1], 3, 0, 4));
 }
 
-TEST(a_prompt_alone_takes_the_whole_step) {
+TEST_CASE("a prompt alone takes the whole step") {
     const std::vector<SequenceState> waiting = {fresh(1000)};
     const StepPlan plan = plan_step({}, waiting, kRoomy);
-    CHECK(plan.num_started == 1 && plan.prefill.size() == 1 && is(plan.prefill[0], 0, 0, 256));
+    CHECK(plan.num_started == 1);
+    CHECK(plan.prefill.size() == 1);
+    CHECK(is(plan.prefill[0], 0, 0, 256));
 }
 
-TEST(a_long_prompt_delays_running_answers_by_one_chunk_at_most) {
+TEST_CASE("a long prompt delays running answers by one chunk at most") {
     // The worst case: long prompts keep coming while one request generates. Each step has its token.
     std::vector<SequenceState> running = {generating()};
     std::vector<SequenceState> waiting(5, fresh(300, 5));
@@ -60,13 +64,14 @@ TEST(a_long_prompt_delays_running_answers_by_one_chunk_at_most) {
             rows += chunk.count;
         }
         for (const int32_t index : plan.decode) ++running[index].kv_len;
-        CHECK(rows > 0 && rows <= kRoomy.chunk_rows);
+        CHECK(rows > 0);
+        CHECK(rows <= kRoomy.chunk_rows);
         computed += rows;
     }
     CHECK(computed == 1500);
 }
 
-TEST(requests_start_in_order_as_slots_and_pages_allow) {
+TEST_CASE("requests start in order as slots and pages allow") {
     const std::vector<SequenceState> waiting = {fresh(1, 3), fresh(1, 4), fresh(1, 1)};
     const auto started = [&](int32_t slots, int32_t pages) {
         return plan_step({}, waiting, {slots, pages, 256, 64}).num_started;
@@ -79,17 +84,18 @@ TEST(requests_start_in_order_as_slots_and_pages_allow) {
     CHECK(started(0, 8) == 0);
 }
 
-TEST(a_request_that_starts_is_in_the_same_steps_prefill) {
+TEST_CASE("a request that starts is in the same steps prefill") {
     const std::vector<SequenceState> running = {generating()}, waiting = {fresh(10), fresh(80)};
     const StepPlan plan = plan_step(running, waiting, kRoomy);
-    CHECK(plan.num_started == 2 && plan.prefill.size() == 2);
-    CHECK(is(plan.prefill[0], 1, 0, 10) && is(plan.prefill[1], 2, 0, 54));
+    CHECK(plan.num_started == 2);
+    CHECK(plan.prefill.size() == 2);
+    CHECK(is(plan.prefill[0], 1, 0, 10));
+    CHECK(is(plan.prefill[1], 2, 0, 54));
 }
 
-TEST(a_chunk_setting_above_the_buffers_is_cut) {
+TEST_CASE("a chunk setting above the buffers is cut") {
     const std::vector<SequenceState> running = {generating()}, waiting = {fresh(500)};
     const StepPlan plan = plan_step(running, waiting, {1, 10, 100, 300});
-    CHECK(plan.prefill.size() == 1 && plan.prefill[0].count == 100);
+    CHECK(plan.prefill.size() == 1);
+    CHECK(plan.prefill[0].count == 100);
 }
-
-TEST_MAIN()

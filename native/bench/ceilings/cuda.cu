@@ -1,5 +1,3 @@
-#include "backends/cuda/measure.h"
-
 #include <algorithm>
 #include <vector>
 
@@ -9,8 +7,12 @@
 #include "backends/cuda/runtime/cuda_check.h"
 #include "backends/cuda/runtime/cuda_event.h"
 #include "backends/cuda/runtime/device_info.h"
+#include "backends/cuda/runtime/device_scope.h"
+#include "bench/ceilings/ceilings.h"
 
-namespace tinyllm::cuda {
+namespace tinyllm::bench {
+
+using namespace cuda;
 
 namespace {
 
@@ -110,9 +112,8 @@ double multiply_operations(bool sm90a) {
     return 2.0 * 16 * 8 * 16 * 8 * kMatrixRounds * (kMatrixThreads / 32);
 }
 
-}  // namespace
-
-double cuda_read_bandwidth(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker) {
+// Of the fastest plain read of 4 GB, or of half of what is free where that is less.
+double read_bandwidth(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker) {
     size_t free_bytes = 0, total_bytes = 0;
     TL_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
     const size_t count = std::min<size_t>(4ull << 30, free_bytes / 2) / sizeof(uint4);
@@ -126,7 +127,8 @@ double cuda_read_bandwidth(const MemoryPool& pool, const CudaStream& cuda_stream
     return static_cast<double>(count * sizeof(uint4)) / seconds;
 }
 
-double cuda_matrix_rate(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker) {
+// Of the tensor cores, with random float16 inputs that already lie in registers and shared memory.
+double matrix_rate(const MemoryPool& pool, const CudaStream& cuda_stream, MemoryTracker& tracker) {
     const CudaBuffer<float> sink(pool, cuda_stream, 1, tracker, Component::Workspace, "matrix rate sink");
     const DeviceTraits& traits = device_traits();
     const double seconds = median_seconds(
@@ -134,4 +136,15 @@ double cuda_matrix_rate(const MemoryPool& pool, const CudaStream& cuda_stream, M
     return multiply_operations(traits.sm90a) * traits.num_sms / seconds;
 }
 
-}  // namespace tinyllm::cuda
+}  // namespace
+
+Ceilings cuda_ceilings(int32_t device) {
+    const DeviceScope scope(device);
+    MemoryTracker tracker;
+    const MemoryPool pool;
+    const CudaStream cuda_stream;
+    const double bandwidth = read_bandwidth(pool, cuda_stream, tracker);
+    return {bandwidth, matrix_rate(pool, cuda_stream, tracker)};
+}
+
+}  // namespace tinyllm::bench

@@ -1,14 +1,16 @@
-#include "backends/cpu/measure/measure.h"
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <vector>
 
+#include "backends/cpu/simd/isa.h"
+#include "bench/ceilings/ceilings.h"
+#include "bench/ceilings/multiply_adds.h"
 #include "core/parallel.h"
 #include "memory/allocation.h"
+#include "memory/tracker.h"
 
-namespace tinyllm::cpu {
+namespace tinyllm::bench {
 
 namespace {
 
@@ -29,19 +31,17 @@ double best_seconds(const Body& body) {
 
 // The multiply-add that the linear layers use. (vdpbf16ps makes no more products per second on the processors we
 // measured.)
-auto multiply_adds(CpuIsa isa) {
+auto multiply_adds() {
 #if defined(__x86_64__)
-    if (isa >= CpuIsa::Avx512) return multiply_adds_avx512;
-    if (isa == CpuIsa::Avx2) return multiply_adds_avx2;
-#else
-    (void)isa;
+    const cpu::CpuIsa isa = cpu::detected_isa();
+    if (isa >= cpu::CpuIsa::Avx512) return multiply_adds_avx512;
+    if (isa == cpu::CpuIsa::Avx2) return multiply_adds_avx2;
 #endif
     return multiply_adds_portable;
 }
 
-}  // namespace
-
-double read_bandwidth(MemoryTracker& tracker) {
+double read_bandwidth() {
+    MemoryTracker tracker;
     HostBuffer block(tracker, Component::Workspace, kReadBytes, "read bandwidth");
     auto* words = static_cast<uint64_t*>(block.data());
     constexpr int64_t kCount = kReadBytes / sizeof(uint64_t);
@@ -60,8 +60,8 @@ double read_bandwidth(MemoryTracker& tracker) {
     return kReadBytes / seconds;
 }
 
-double matrix_rate(CpuIsa isa) {
-    const auto work = multiply_adds(isa);
+double matrix_rate() {
+    const auto work = multiply_adds();
     std::atomic<double> operations{0};
     std::atomic<float> sink{0};
     const double seconds = best_seconds([&] {
@@ -75,6 +75,10 @@ double matrix_rate(CpuIsa isa) {
     return operations / seconds;
 }
 
+}  // namespace
+
+Ceilings cpu_ceilings() { return {read_bandwidth(), matrix_rate()}; }
+
 double multiply_adds_portable(int64_t rounds, float& sink) {
     constexpr int kChains = 16;
     float chains[kChains];
@@ -86,4 +90,4 @@ double multiply_adds_portable(int64_t rounds, float& sink) {
     return 2.0 * kChains * static_cast<double>(rounds);
 }
 
-}  // namespace tinyllm::cpu
+}  // namespace tinyllm::bench

@@ -1,8 +1,8 @@
 #include <immintrin.h>
 
-#include "backends/cpu/measure/measure.h"
+#include "bench/ceilings/multiply_adds.h"
 
-namespace tinyllm::cpu {
+namespace tinyllm::bench {
 
 double multiply_adds_avx2(int64_t rounds, float& sink) {
     constexpr int kChains = 10;  // two units with a latency of four cycles need at least eight
@@ -19,4 +19,4 @@ double multiply_adds_avx2(int64_t rounds, float& sink) {
     return 2.0 * kChains * 8 * static_cast<double>(rounds);
 }
 
-}  // namespace tinyllm::cpu
+}  // namespace tinyllm::bench
