@@ -13,7 +13,8 @@
 
 namespace tinyllm {
 
-inline void require_not_null(const void* pointer, const char* name) {
+template <typename T>
+void require_not_null(const T* pointer, const char* name) {
     if (pointer == nullptr) fail(TL_STATUS_INVALID_ARGUMENT, name, " is null");
 }
 

@@ -33,12 +33,8 @@ KernelData::KernelData(const Options& options)
     : options_(options),
       model_(options.model),
       max_rows_(std::max(largest(options.batches), largest(options.prompts))),
+      engine_(engine_config(options, largest(options.batches), options.context, 0)),
       backend_(make_backend(options.device, options.device_index)) {
-    EngineConfig engine;
-    engine.device_kind = options.device;
-    engine.device_index = options.device_index;
-    engine.kv_cache = {largest(options.batches), options.context, 0};
-    engine_ = checked(engine);
     const int64_t bytes = scratch_bytes(options.device, model_, engine_);
     scratch_ = allocate(bytes);
     backend_->bind_scratch(scratch_->data(), bytes);

@@ -75,7 +75,7 @@ private:
     const Options& options_;
     const ModelConfig& model_;
     const int32_t max_rows_;
-    EngineConfig engine_;
+    const EngineConfig engine_;
     MemoryTracker tracker_;  // before everything that it tracks
     std::unique_ptr<Backend> backend_;
     AllocationPtr scratch_;

@@ -57,6 +57,7 @@ public:
         if (has_ceilings()) std::printf(" %7s %7s", "%read", "%matrix");
         std::printf("\n");
         std::vector<KernelStep> steps;
+        steps.reserve(options_.batches.size() + options_.prompts.size());
         for (const int32_t rows : options_.batches) steps.push_back(data_.decode_step(rows, options_.context));
         for (const int32_t rows : options_.prompts) steps.push_back(data_.prefill_step(rows));
         embed(steps);
@@ -241,6 +242,7 @@ private:
         // The first run loads the kernels, the second one captures.
         for (int i = 0; i < (options_.device == DeviceKind::Cuda ? 2 : 1); ++i) run();
         std::vector<double> samples;
+        samples.reserve(options_.repeat);
         for (int32_t i = 0; i < options_.repeat; ++i) samples.push_back(run());
         return summarize(samples);
     }

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "bench/ceilings/ceilings.h"
 #include "bench/options.h"
 #include "bench/report.h"
 
@@ -11,6 +12,7 @@ namespace tinyllm::bench {
 // ", 87% of WHAT"; nothing where the ceiling was not measured (NaN).
 std::string share(double value, double ceiling, const char* what);
 
+// Those of the device of `options`; NaN where they are not wanted.
 Ceilings measure_ceilings(const Options& options, Report& report);
 // Prefill of each prompt length, decode of each batch.
 void measure_speed(const Options& options, const Ceilings& ceilings, Report& report);

@@ -5,6 +5,7 @@
 
 #include "backends/registry.h"
 #include "bench/measure.h"
+#include "core/megabytes.h"
 #include "engine/batcher.h"
 #include "planning/overhead.h"
 #include "testing/synthetic_model.h"
@@ -12,18 +13,6 @@
 namespace tinyllm::bench {
 
 namespace {
-
-double megabytes(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
-EngineConfig config_for(const Options& options, int32_t batch, int32_t context) {
-    EngineConfig config;
-    config.device_kind = options.device;
-    config.device_index = options.device_index;
-    config.kv_cache.max_batch_size = batch;
-    config.kv_cache.max_seq_len = context;
-    config.max_step_tokens = options.max_step_tokens;
-    return checked(config);
-}
 
 bool device_usable(const Options& options) {
     for (const tl_device_info& device : list_devices())
@@ -85,8 +74,7 @@ void print_driver(const Batcher& engine, Report& report) {
         {"driver lost", driver.lost}};
     std::printf("beside it, by the driver's count of free bytes, once in use\n");
     for (const auto& [name, bytes] : lines) {
-        std::printf("%-14s %16lld %12.2f\n", name, static_cast<long long>(bytes),
-                    static_cast<double>(bytes) / (1 << 20));
+        std::printf("%-14s %16lld %12.2f\n", name, static_cast<long long>(bytes), megabytes(bytes));
         report.add("driver", Record().add("name", std::string(name)).add("bytes", static_cast<double>(bytes)));
     }
     std::printf("\n");
@@ -115,7 +103,8 @@ void print_activations(const MemoryPlan& plan) {
 }  // namespace
 
 void print_memory(const Options& options, Report& report) {
-    const EngineConfig config = config_for(options, options.batches.front(), options.context);
+    const EngineConfig config =
+        engine_config(options, options.batches.front(), options.context, options.max_step_tokens);
     const MemoryPlan plan = make_plan(options.model, config);
     std::printf("%s, batch %d, %d tokens\n", options.model_name.c_str(), config.kv_cache.max_batch_size,
                 config.kv_cache.max_seq_len);

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "bench/measure.h"
+#include "core/megabytes.h"
 #include "memory/tracker.h"
 #include "planning/plan.h"
 
@@ -9,17 +10,9 @@ namespace tinyllm::bench {
 
 namespace {
 
-double megabytes(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
 MemoryPlan plan_of(const Options& options, const ModelConfig& model, int32_t batch, int32_t context,
                    int32_t max_step_tokens) {
-    EngineConfig config;
-    config.device_kind = options.device;
-    config.device_index = options.device_index;
-    config.kv_cache.max_batch_size = batch;
-    config.kv_cache.max_seq_len = context;
-    config.max_step_tokens = max_step_tokens;
-    return make_plan(model, checked(config));
+    return make_plan(model, engine_config(options, batch, context, max_step_tokens));
 }
 
 // Bytes of the entries of these names.

@@ -150,6 +150,15 @@ std::vector<Flag> flags() {
 
 }  // namespace
 
+EngineConfig engine_config(const Options& options, int32_t batch, int32_t context, int32_t max_step_tokens) {
+    EngineConfig config;
+    config.device_kind = options.device;
+    config.device_index = options.device_index;
+    config.kv_cache = {batch, context, 0};
+    config.max_step_tokens = max_step_tokens;
+    return checked(config);
+}
+
 std::string usage() {
     std::string text =
         "usage: tinyllm-bench [FLAGS]\n\n"

@@ -34,6 +34,9 @@ inline int32_t largest(const std::vector<int32_t>& values) {
     return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
 }
 
+// An engine on the device of `options`. A max_step_tokens of 0 is the device's default.
+EngineConfig engine_config(const Options& options, int32_t batch, int32_t context, int32_t max_step_tokens);
+
 std::string usage();
 // Throws InvalidArgument naming the flag and what it takes.
 Options parse_options(int argc, char** argv);

@@ -9,6 +9,7 @@
 #include "bench/cost.h"
 #include "bench/measure.h"
 #include "core/error.h"
+#include "core/megabytes.h"
 #include "engine/batcher.h"
 #include "testing/synthetic_model.h"
 
@@ -31,15 +32,12 @@ int32_t decode_tokens(const Options& options) {
     return static_cast<int32_t>(options.generate + 2 + (prompts + chunk - 1) / chunk);
 }
 
-EngineConfig engine_config(const Options& options) {
-    EngineConfig config;
-    config.device_kind = options.device;
-    config.device_index = options.device_index;
+// An engine with room for all that is measured.
+EngineConfig engine_for(const Options& options) {
     const int32_t longest_decode = options.generate > 0 ? options.context + decode_tokens(options) : 0;
-    config.kv_cache.max_batch_size = options.generate > 0 ? largest(options.batches) : 1;
-    config.kv_cache.max_seq_len = std::max({largest(options.prompts), longest_decode, 1});
-    config.max_step_tokens = options.max_step_tokens;
-    config = checked(config);
+    const int32_t batch = options.generate > 0 ? largest(options.batches) : 1;
+    const int32_t context = std::max({largest(options.prompts), longest_decode, 1});
+    EngineConfig config = engine_config(options, batch, context, options.max_step_tokens);
     config.prefill_chunk = config.max_step_tokens;  // what is measured is whole steps of either kind
     return config;
 }
@@ -105,6 +103,7 @@ void measure_decode(Batcher& batcher, int32_t batch, const Options& options, con
     std::vector<double> step_seconds;
     for (int32_t i = 0; i < options.repeat; ++i) {
         std::vector<uint64_t> ids;
+        ids.reserve(batch);
         for (int32_t b = 0; b < batch; ++b)
             ids.push_back(batcher.submit(testing::random_tokens(options.context, model.vocab_size, 1000 * i + b),
                                          greedy(decode_tokens(options)), nullptr));
@@ -157,8 +156,8 @@ void measure_load(Batcher& batcher, Report& report) {
     std::printf(
         "load    %.2f GB of float16 tensors in %.2f s, %.2f GB/s; peak host memory %.0f MB, %.0f MB of it the "
         "tensors\n",
-        static_cast<double>(load.bytes) * 1e-9, load.seconds, rate * 1e-9, peak / 1048576.0,
-        static_cast<double>(load.block_bytes) / 1048576.0);
+        static_cast<double>(load.bytes) * 1e-9, load.seconds, rate * 1e-9, megabytes(peak),
+        megabytes(load.block_bytes));
     report.add("load", Record()
                            .add("bytes", static_cast<double>(load.bytes))
                            .add("seconds", load.seconds)
@@ -171,7 +170,7 @@ void measure_load(Batcher& batcher, Report& report) {
 
 void measure_speed(const Options& options, const Ceilings& ceilings, Report& report) {
     const auto start = Clock::now();
-    Batcher batcher(options.model, engine_config(options));
+    Batcher batcher(options.model, engine_for(options));
     if (options.load) {
         measure_load(batcher, report);
     } else {
@@ -184,8 +183,8 @@ void measure_speed(const Options& options, const Ceilings& ceilings, Report& rep
     if (options.generate > 0)
         for (const int32_t batch : options.batches) measure_decode(batcher, batch, options, ceilings, report);
     const uint64_t peak = batcher.runner().tracker().total().peak_bytes;
-    std::printf("memory  peak %.1f MB (planned %.1f MB)\n", peak / 1048576.0,
-                batcher.runner().plan().total() / 1048576.0);
+    std::printf("memory  peak %.1f MB (planned %.1f MB)\n", megabytes(peak),
+                megabytes(batcher.runner().plan().total()));
     report.add("memory", Record()
                              .add("peak_bytes", static_cast<double>(peak))
                              .add("planned_bytes", static_cast<double>(batcher.runner().plan().total())));

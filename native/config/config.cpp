@@ -126,6 +126,11 @@ EngineConfig EngineConfig::from_c(const tl_engine_config& c) {
     return checked(e);
 }
 
+void require_activation_type(DeviceKind device, DType dtype) {
+    if (device == DeviceKind::Cuda && dtype == DType::F32)
+        fail(TL_STATUS_CONFIG, "dtype = float32: float32 activations run on the CPU only; use float16 or bfloat16");
+}
+
 EngineConfig checked(EngineConfig config) {
     // One chunk fills the machine: a GPU becomes compute-bound at about 1024 rows, a CPU with far fewer.
     if (config.max_step_tokens == 0) config.max_step_tokens = config.device_kind == DeviceKind::Cuda ? 2048 : 256;

@@ -96,6 +96,9 @@ struct EngineConfig {
     void validate() const;
 };
 
+// Throws a Config error where activations of this type do not run on the device.
+void require_activation_type(DeviceKind device, DType dtype);
+
 // `config` with the device's default for what is 0, validated.
 EngineConfig checked(EngineConfig config);
 

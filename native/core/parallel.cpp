@@ -212,7 +212,7 @@ struct PoolEnd {
         g_no_more = true;
     }
 };
-const PoolEnd g_pool_end;
+PoolEnd g_pool_end;
 
 int read_num_threads() {
     const char* text = std::getenv("TINYLLM_NUM_THREADS");

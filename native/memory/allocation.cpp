@@ -68,7 +68,7 @@ void give_back(void* data, size_t bytes) noexcept {
 
 }  // namespace
 
-HostBuffer::HostBuffer(MemoryTracker& tracker, Component component, size_t bytes, std::string name,
+HostBuffer::HostBuffer(MemoryTracker& tracker, Component component, size_t bytes, const std::string& name,
                        std::source_location where)
     : tracker_(tracker), component_(component) {
     if (bytes == 0) return;

@@ -32,7 +32,7 @@ using AllocationPtr = std::unique_ptr<Allocation>;
 // Throws OutOfMemory. The tracker must outlive the buffer. A size of 0 holds no memory.
 class HostBuffer final : public Allocation {
 public:
-    HostBuffer(MemoryTracker& tracker, Component component, size_t bytes, std::string name,
+    HostBuffer(MemoryTracker& tracker, Component component, size_t bytes, const std::string& name,
                std::source_location where = std::source_location::current());
     ~HostBuffer() override;
 

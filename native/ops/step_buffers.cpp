@@ -21,7 +21,7 @@ StepCapacity prefill_capacity(const EngineConfig& engine, const StepShape& shape
 
 StepBuffers::Offsets StepBuffers::offsets(const StepCapacity& c) {
     Offsets o;
-    int64_t at = static_cast<int64_t>(c.samples) * sizeof(SampleParams);
+    int64_t at = static_cast<int64_t>(c.samples * sizeof(SampleParams));
     const auto take = [&at](int64_t count) {
         const int64_t offset = at;
         at += count * static_cast<int64_t>(sizeof(int32_t));

@@ -4,6 +4,7 @@
 
 #include "backends/registry.h"
 #include "core/error.h"
+#include "core/megabytes.h"
 #include "model/specs.h"
 #include "ops/kv_cache.h"
 #include "ops/step_buffers.h"
@@ -67,18 +68,17 @@ int32_t largest_fitting(const ModelConfig& model, EngineConfig& engine, uint64_t
     return low;
 }
 
-std::string megabytes(uint64_t bytes) {
+std::string in_megabytes(uint64_t bytes) {
     std::ostringstream out;
     out.precision(1);
-    out << std::fixed << static_cast<double>(bytes) / (1 << 20) << " MB";
+    out << std::fixed << megabytes(bytes) << " MB";
     return out.str();
 }
 
 }  // namespace
 
 MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine) {
-    if (engine.device_kind == DeviceKind::Cuda && model.dtype == DType::F32)
-        fail(TL_STATUS_CONFIG, "dtype = float32: float32 activations run on the CPU only; use float16 or bfloat16");
+    require_activation_type(engine.device_kind, model.dtype);
     const KVCacheConfig& kv = engine.kv_cache;
     const StepShape shape = step_shape(model, engine);
     MemoryPlan plan;
@@ -115,7 +115,7 @@ void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineC
     for (int c = 0; c < kNumComponents; ++c) {
         const uint64_t bytes = plan.component_bytes(static_cast<Component>(c));
         if (bytes == 0) continue;
-        parts += concat(parts.empty() ? "" : ", ", component_name(static_cast<Component>(c)), " ", megabytes(bytes));
+        parts += concat(parts.empty() ? "" : ", ", component_name(static_cast<Component>(c)), " ", in_megabytes(bytes));
     }
     const KVCacheConfig& kv = engine.kv_cache;
     std::string fitting;
@@ -131,10 +131,11 @@ void require_fit(const MemoryPlan& plan, const ModelConfig& model, const EngineC
     if (fitting.empty()) offer(largest_seq_len(model, single, free_bytes, kv.max_seq_len), 1);
     if (fitting.empty()) fitting = "not even one page of context fits beside the weights";
     const std::string loading =
-        budget == free_bytes ? "" : concat(", ", megabytes(free_bytes - budget), " of them for loading and rounding");
-    fail(TL_STATUS_OUT_OF_MEMORY, "the model needs ", plan.total(), " bytes (", megabytes(plan.total()), ") but only ",
-         free_bytes, " bytes (", megabytes(free_bytes), ") are free", loading, ": ", parts, "; context ",
-         kv.max_seq_len, " tokens, batch ", kv.max_batch_size, "; ", fitting);
+        budget == free_bytes ? ""
+                             : concat(", ", in_megabytes(free_bytes - budget), " of them for loading and rounding");
+    fail(TL_STATUS_OUT_OF_MEMORY, "the model needs ", plan.total(), " bytes (", in_megabytes(plan.total()),
+         ") but only ", free_bytes, " bytes (", in_megabytes(free_bytes), ") are free", loading, ": ", parts,
+         "; context ", kv.max_seq_len, " tokens, batch ", kv.max_batch_size, "; ", fitting);
 }
 
 }  // namespace tinyllm

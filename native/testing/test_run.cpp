@@ -57,8 +57,7 @@ ModelConfig smallest_model(const tl_test_target& target) {
 TestRun::TestRun(const tl_test_target& target, const ModelConfig& model, const tl_test_batch& batch)
     : target_(target), dtype_(static_cast<DType>(target.dtype)) {
     const EngineConfig engine = engine_for(target, batch);
-    if (engine.device_kind == DeviceKind::Cuda && dtype_ == DType::F32)
-        fail(TL_STATUS_CONFIG, "float32 activations run on the CPU only; use float16 or bfloat16 on a GPU");
+    require_activation_type(engine.device_kind, dtype_);
     backend_ = make_backend(engine.device_kind, engine.device_index);
     const size_t scratch = static_cast<size_t>(scratch_bytes(engine.device_kind, model, engine));
     backend_->bind_scratch(poisoned(scratch, "scratch"), scratch);
@@ -158,7 +157,6 @@ RopeParams TestRun::rope(const tl_test_rope& rope) {
 void TestRun::upload_batch(const tl_test_batch& batch) {
     const std::vector<int32_t> starts = segment_starts(batch);
     batch_.phase = static_cast<Phase>(batch.phase);
-    batch_.dtype = dtype_;
     batch_.dtype = dtype_;
     batch_.num_rows = batch.num_rows;
     batch_.num_segments = static_cast<int32_t>(starts.size()) - 1;

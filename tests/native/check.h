@@ -4,6 +4,7 @@
 // `PROGRAM --help` lists what else doctest can do.
 #pragma once
 
+#define DOCTEST_CONFIG_VOID_CAST_EXPRESSIONS  // so that Type(argument) is an expression in CHECK_THROWS_WITH
 #include <doctest/doctest.h>
 
 #include <cmath>

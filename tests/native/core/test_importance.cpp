@@ -38,7 +38,7 @@ void add(InputImportance& importance, const std::string& name, int64_t rows, con
 void check_importance(const InputImportance& importance, const std::string& name, const std::vector<double>& expected) {
     const float* const found = importance.of(name);
     CHECK(found != nullptr);
-    for (size_t i = 0; found != nullptr && i < expected.size(); ++i) CHECK_CLOSE(found[i], expected[i], kFloatSums);
+    for (size_t i = 0; found != nullptr && i < expected.size(); ++i) CHECK_CLOSE(found[i], expected[i], kFloatSums, i);
 }
 
 }  // namespace

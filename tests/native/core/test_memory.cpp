@@ -87,7 +87,7 @@ TEST_CASE("the chosen allocation fails once") {
 
 TEST_CASE("a leak is reported with its line") {
     MemoryTracker tracker;
-    const int line = __LINE__ + 1;
+    [[maybe_unused]] const int line = __LINE__ + 1;
     std::unique_ptr<HostBuffer> leaked(new HostBuffer(tracker, Component::Scales, 77, "planted"));
     const std::string report = tracker.leak_report();
 #ifdef CUDA_MEMORY_TRACKING
@@ -95,8 +95,9 @@ TEST_CASE("a leak is reported with its line") {
     CHECK(tracker.live().size() == 1);
     CHECK(tracker.live()[0].line == line);
 #else
-    CHECK(line > 0);
-    CHECK(report.empty());
+    CHECK(report.empty());  // such builds keep no records,
+    CHECK(tracker.live().empty());
+    CHECK(tracker.stats(Component::Scales).current_bytes == 77);  // but count
 #endif
     leaked.reset();
     CHECK(tracker.leak_report().empty());

@@ -142,7 +142,8 @@ struct Scene {
                     continue;
                 }
                 const std::vector<double> want = expected(rows[r], head);
-                for (int32_t d = 0; d < dim; ++d) CHECK_CLOSE(out.at(start + d), want[d], rounded_once(dtype));
+                for (int32_t d = 0; d < dim; ++d)
+                    CHECK_CLOSE(out.at(start + d), want[d], rounded_once(dtype), r, head, d);
             }
         }
     }

@@ -138,7 +138,7 @@ void compare(CpuIsa isa, DType activation, const Layer& layer, int64_t rows, Kin
             const double expected = kind == Kind::AddTo     ? before.at(at) + y[i]
                                     : kind == Kind::SiluMul ? silu(y[2 * i]) * y[2 * i + 1]
                                                             : y[i];
-            CHECK_CLOSE(out.at(at), expected, tolerance);
+            CHECK_CLOSE(out.at(at), expected, tolerance, row, i);
         }
         for (int64_t i = dim; i < stride; ++i) CHECK(out.at(row * stride + i) == kUntouched);
     }
@@ -245,14 +245,20 @@ TEST_CASE("silu of large values") {
     const auto rows = static_cast<int64_t>(values.size());
     for (CpuIsa isa : available_isas()) {
         const Array out = result(isa, weight, Array(DType::F32, values), rows, Kind::SiluMul);
-        for (int64_t i = 0; i < rows; ++i) CHECK_CLOSE(out.at(i), silu(values[i]) * values[i], kSilu);
+        for (int64_t i = 0; i < rows; ++i) CHECK_CLOSE(out.at(i), silu(values[i]) * values[i], kSilu, i);
     }
 }
 
 TEST_CASE("no rows write nothing") {
     for (CpuIsa isa : available_isas()) {
-        const Layer layer(DType::F16, 8, 32, 32, false, 41);
-        run(isa, DType::F16, layer.weight(), nullptr, 0, {Kind::Store, nullptr, 8});
+        const Layer layer(DType::F16, 8, 32, 32, true, 41);
+        for (Kind kind : {Kind::Store, Kind::AddTo, Kind::SiluMul, Kind::StoreFloat}) {
+            const DType out_type = kind == Kind::StoreFloat ? DType::F32 : DType::F16;
+            Array out(out_type, std::vector<float>(8, kUntouched));
+            const Array before = out;
+            run(isa, DType::F16, layer.weight(), nullptr, 0, {kind, out.data(), 8});
+            CHECK(out.same_bits(before));
+        }
     }
 }
 

@@ -99,8 +99,8 @@ TEST_CASE("rms norm matches double precision") {
                 for (int64_t i = 0; i < n; ++i) squares += std::pow(x.at(row_of[row] * n + i), 2);
                 const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-3);
                 for (int64_t i = 0; i < n; ++i)
-                    CHECK_CLOSE(out.at(row * n + i), x.at(row_of[row] * n + i) * scale * weight[i],
-                                rounded_once(dtype));
+                    CHECK_CLOSE(out.at(row * n + i), x.at(row_of[row] * n + i) * scale * weight[i], rounded_once(dtype),
+                                row, i);
             }
         }
     });
@@ -202,7 +202,8 @@ TEST_CASE("embed reads rows and marks tokens") {
             for (int64_t row = 0; row < 5; ++row)
                 for (int64_t i = 0; i < kDim; ++i) {
                     const double scale = to_float(scales[tokens[row] * kGroups + i / kGroup]);
-                    CHECK_CLOSE(hidden.at(row * kDim + i), scale * q[tokens[row] * kDim + i], rounded_once(dtype));
+                    CHECK_CLOSE(hidden.at(row * kDim + i), scale * q[tokens[row] * kDim + i], rounded_once(dtype), row,
+                                i);
                 }
             CHECK(seen == std::vector<uint32_t>({1u, 0u, 0u, (1u << 7) | (1u << 1)}));
 
@@ -234,8 +235,8 @@ TEST_CASE("rope table turns by position") {
             for (int i = 0; i < kDim / 2; ++i) {
                 const double theta = dynamic ? dynamic_rope_theta(10000, 4, kOriginal, kDim, lens[row]) : 10000.0;
                 const double angle = positions[row] * std::pow(theta, -2.0 * i / kDim);
-                CHECK_CLOSE(table[row * kDim + i], 1.25 * std::cos(angle), kRopeAngle);
-                CHECK_CLOSE(table[row * kDim + kDim / 2 + i], 1.25 * std::sin(angle), kRopeAngle);
+                CHECK_CLOSE(table[row * kDim + i], 1.25 * std::cos(angle), kRopeAngle, row, i);
+                CHECK_CLOSE(table[row * kDim + kDim / 2 + i], 1.25 * std::sin(angle), kRopeAngle, row, i);
             }
     }
 }

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "backends/cuda/runtime/cuda_check.h"
+#include "backends/cuda/runtime/device_info.h"
 #include "backends/cuda/runtime/device_scope.h"
 #include "backends/cuda/runtime/driver_function.h"
 #include "check.h"

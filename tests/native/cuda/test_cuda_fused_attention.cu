@@ -199,9 +199,7 @@ void check_equal(const std::vector<uint16_t>& actual, const std::vector<uint16_t
         differ += actual[i] != expected[i];
         any |= (actual[i] & 0x7fff) != 0 && (actual[i] & 0x7fff) != 0x7fff;
     }
-    check(differ == 0,
-          std::string(what) + ": " + std::to_string(differ) + " of " + std::to_string(actual.size()) + " differ",
-          __FILE__, __LINE__);
+    CHECK_MESSAGE(differ == 0, what, ": ", differ, " of ", actual.size(), " differ");
     CHECK(any);
 }
 

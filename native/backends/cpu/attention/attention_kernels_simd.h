@@ -52,7 +52,8 @@ void simd_multiply_add(int64_t rows, int64_t cols, int64_t depth, const float* a
         c += count * c_stride;
         if (alpha != nullptr) alpha += count;
     };
-    while (rows >= 6) run(simd_multiply_add_rows<V, 6, C>, 6);
+    while (rows >= 6)  // NOLINT(bugprone-infinite-loop): run lowers rows
+        run(simd_multiply_add_rows<V, 6, C>, 6);
     if (rows >= 4) run(simd_multiply_add_rows<V, 4, C>, 4);
     if (rows == 3) run(simd_multiply_add_rows<V, 3, C>, 3);
     if (rows == 2) run(simd_multiply_add_rows<V, 2, C>, 2);

@@ -60,7 +60,7 @@ AttentionTile::AttentionTile(const CpuKernels& kernels, const StepBatch& batch, 
       kv_(static_cast<const char*>(kv.data)),
       element_(static_cast<int64_t>(dtype_size(batch.dtype))),
       stride_(pad_floats(shape.head_dim)),
-      keys_(take(memory, shape.head_dim * kPageTokens)),
+      keys_(take(memory, int64_t{shape.head_dim} * kPageTokens)),
       page_values_(take(memory, kPageTokens * stride_)),
       queries_(take(memory, max_queries * stride_)),
       scores_(take(memory, max_queries * kPageTokens)),
@@ -84,7 +84,7 @@ void AttentionTile::load(int32_t begin, int32_t end, int32_t kv_head) {
     const int64_t head_bytes = shape_.head_dim * element_;
     float* query = queries_;
     for (int32_t row = begin; row < end; ++row) {
-        const char* q = qkv_ + row * (shape_.qkv_dim() * element_) + kv_head * shape_.q_per_kv() * head_bytes;
+        const char* q = qkv_ + row * (shape_.qkv_dim() * element_) + int64_t{kv_head} * shape_.q_per_kv() * head_bytes;
         for (int32_t h = 0; h < shape_.q_per_kv(); ++h, query += stride_)
             rows_.widen(q + h * head_bytes, shape_.softmax_scale, shape_.head_dim, query);
     }
@@ -110,11 +110,11 @@ void AttentionTile::attend_page(int32_t page, const AttentionState& state) {
     rows_.transpose_keys(kv_ + tile * element_, num_tokens, shape_.head_dim, keys_);
     const int64_t value_tile = kv_tile_offset(pages_[page], 1, kv_head_, shape_.num_kv_heads, shape_.head_dim);
     for (int32_t t = 0; t < num_tokens; ++t)
-        rows_.widen(kv_ + (value_tile + t * shape_.head_dim) * element_, 1.0f, shape_.head_dim,
+        rows_.widen(kv_ + (value_tile + int64_t{t} * shape_.head_dim) * element_, 1.0f, shape_.head_dim,
                     page_values_ + t * stride_);
 
-    const int32_t heads = shape_.q_per_kv();
-    kernels_.multiply_add(static_cast<int64_t>(seen_end - seen) * heads, pad_floats(num_tokens), shape_.head_dim,
+    const int64_t heads = shape_.q_per_kv();
+    kernels_.multiply_add((seen_end - seen) * heads, pad_floats(num_tokens), shape_.head_dim,
                           queries_ + seen * heads * stride_, stride_, keys_, kPageTokens, nullptr,
                           scores_ + seen * heads * kPageTokens, kPageTokens);
 
@@ -170,7 +170,7 @@ void AttentionTile::store(const AttentionState& state, void* out) const {
     for (int32_t row = 0; row < num_rows_; ++row) {
         for (int32_t h = 0; h < heads; ++h) {
             const int64_t i = static_cast<int64_t>(row) * heads + h;
-            const int64_t head = static_cast<int64_t>(begin_ + row) * shape_.num_heads + kv_head_ * heads + h;
+            const int64_t head = static_cast<int64_t>(begin_ + row) * shape_.num_heads + int64_t{kv_head_} * heads + h;
             rows_.narrow(state.values + i * stride_, 1.0f / state.sum[i], shape_.head_dim,
                          static_cast<char*>(out) + head * head_bytes);
         }

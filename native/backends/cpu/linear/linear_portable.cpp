@@ -26,7 +26,7 @@ void dequantise_row(const LinearWeight& weight, int64_t n, float* out) {
     for (int64_t group = 0; group < groups; ++group) {
         const float scale = to_float(scales[group]);
         const int64_t end = std::min(k, (group + 1) * weight.group_length);
-        for (int64_t i = group * weight.group_length; i < end; ++i) out[i] = row[i] * scale;
+        for (int64_t i = group * weight.group_length; i < end; ++i) out[i] = static_cast<float>(row[i]) * scale;
     }
 }
 

@@ -132,6 +132,8 @@ void tile_rows(const Rows& weights, const float* x, int64_t x_stride, int64_t ro
             return tile<V, 4>(weights, x, x_stride, len, sums);
         case 5:
             return tile<V, 5>(weights, x, x_stride, len, sums);
+        default:
+            return;  // none are left
     }
 }
 

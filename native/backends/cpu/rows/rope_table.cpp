@@ -10,7 +10,7 @@ namespace tinyllm::cpu {
 void CpuBackend::rope_table(const StepBatch& batch, const RopeParams& rope, float* cos_sin) {
     const int64_t half = rope.rotary_dim / 2;
     // A sine costs about as much as 16 elements of the loops that rows_per_share knows.
-    parallel_for(batch.num_rows, rows_per_share(16 * rope.rotary_dim), [&](int, int64_t begin, int64_t end) {
+    parallel_for(batch.num_rows, rows_per_share(int64_t{16} * rope.rotary_dim), [&](int, int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
             float* cos = cos_sin + row * rope.rotary_dim;
             float* sin = cos + half;

@@ -10,11 +10,11 @@ namespace tinyllm::cpu {
 
 using avx2::Vec;
 
-const CpuKernels kAvx2Kernels{simd_row_kernels<Vec, float>(),
-                              simd_row_kernels<Vec, f16>(),
-                              simd_row_kernels<Vec, bf16>(),
-                              {simd_multiply_add<Vec, 2>, simd_softmax_page<Vec>},
-                              simd_logit_kernels<Vec>()};
+constinit const CpuKernels kAvx2Kernels{simd_row_kernels<Vec, float>(),
+                                        simd_row_kernels<Vec, f16>(),
+                                        simd_row_kernels<Vec, bf16>(),
+                                        {simd_multiply_add<Vec, 2>, simd_softmax_page<Vec>},
+                                        simd_logit_kernels<Vec>()};
 
 }  // namespace tinyllm::cpu
 #endif

@@ -124,10 +124,10 @@ uint64_t gumbel_candidates(const GumbelBlock& block) {
 
 }  // namespace
 
-const CpuKernels kPortableKernels{row_kernels<float>(),
-                                  row_kernels<f16>(),
-                                  row_kernels<bf16>(),
-                                  {multiply_add, softmax_page},
-                                  {argmax, sum_exp, gumbel_candidates}};
+constinit const CpuKernels kPortableKernels{row_kernels<float>(),
+                                            row_kernels<f16>(),
+                                            row_kernels<bf16>(),
+                                            {multiply_add, softmax_page},
+                                            {argmax, sum_exp, gumbel_candidates}};
 
 }  // namespace tinyllm::cpu

@@ -6,8 +6,6 @@
 
 #include <cuda.h>
 
-#include <cstddef>
-
 namespace tinyllm::cuda {
 
 // A device's primary context, which exists at least as long as this lives.
