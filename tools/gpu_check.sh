@@ -3,7 +3,8 @@
 #
 #   tools/gpu_check.sh [OUT]       OUT: folder of record.json and record.md (default docs/gpu)
 #
-# Needs: nvcc, cmake, ninja, compute-sanitizer, and python3 with tinyllm's dependencies and pytest, hypothesis; no network.
+# Needs: nvcc, cmake, ninja, compute-sanitizer, doctest (DOCTEST_INCLUDE_DIR may name the folder that has
+# doctest/doctest.h), and python3 with tinyllm's dependencies and pytest, hypothesis; no network.
 # TINYLLM_TEST_GGUF may name a GGUF of SmolLM2-135M-Instruct; otherwise the demo's is used, from the cache or PyPI. Where
 # that fails, its tests are left out, and the record says so.
 # Everything is logged under build/gpu-check. A stage that fails is printed with the end of its log, the others still run,
@@ -36,14 +37,15 @@ configure() { # configure FOLDER ARCHITECTURES OPTIONS...
     local folder=$1 architectures=$2
     shift 2
     cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DTINYLLM_CUDA=ON \
-        -DCMAKE_CUDA_ARCHITECTURES="$architectures" "$@"
+        -DCMAKE_CUDA_ARCHITECTURES="$architectures" \
+        ${DOCTEST_INCLUDE_DIR:+-DDOCTEST_INCLUDE_DIR="$DOCTEST_INCLUDE_DIR"} "$@"
 }
 build() { # two builds at a time: some files take much longer than others
     configure "$work/release" "80-real;90a-real;80-virtual" -DTINYLLM_TESTS=ON &&
         configure "$work/sm80" "80-virtual" -DTINYLLM_TESTS=ON || return 1
     local sm80 release
     # shellcheck disable=SC2046  # one word a program
-    cmake --build "$work/sm80" --target tinyllm $(basename -s .cu -a tests/native/cuda/test_cuda_*.cu) &
+    cmake --build "$work/sm80" --target tinyllm_testing $(basename -s .cu -a tests/native/cuda/test_cuda_*.cu) &
     sm80=$!
     cmake --build "$work/release"
     release=$?
@@ -55,7 +57,7 @@ build() { # two builds at a time: some files take much longer than others
 gpu_tests() {
     local folder=$1 report=$2
     shift 2
-    TINYLLM_CUDA_POISON=1 TINYLLM_LIBRARY=$folder/native/libtinyllm.so \
+    TINYLLM_CUDA_POISON=1 TINYLLM_LIBRARY=$folder/native/libtinyllm_testing.so \
         python3 -m pytest -q -p no:cacheprovider --require-gpu "${without[@]}" --junit-xml="$report" "$@"
 }
 

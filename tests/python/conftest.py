@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import testing_library
 import tinyllm
 from needs import cpu_has, require_gpu, skip_or_fail
 from ops_types import CPU_INSTRUCTION_SETS, Target
@@ -17,6 +18,9 @@ from ops_types import CPU_INSTRUCTION_SETS, Target
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("explore", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+testing_library.choose()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out the tests of SmolLM2-135M-Instruct, for machines that have neither its file nor a network",
     )
+
+
+def pytest_sessionstart() -> None:
+    problem = testing_library.problem()
+    if problem:
+        raise pytest.UsageError(problem)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,10 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tinyllm
+from debug_hooks import live_bytes
 from model_files import write_model
+from python_process import run_program
 from reference import CASES, DATA
 from tinyllm import CheckpointError, ModelConfig
-from tinyllm._native import engine as native
 from tinyllm.checkpoints import expected_tensors
 
 MB = 1 << 20
@@ -83,12 +84,12 @@ def test_a_host_without_room_for_a_tensor_is_out_of_memory(monkeypatch: pytest.M
         raise MemoryError("no room")
 
     monkeypatch.setattr("tinyllm.checkpoints.huggingface.safetensors.map_array", no_room)
-    live = native.library().tl_debug_live_bytes()
+    live = live_bytes()
     with pytest.raises(
         tinyllm.OutOfMemoryError, match=r"out of host memory.*'embed_tokens.weight' takes 0 bytes.*no room"
     ):
         tinyllm.load(DATA / "llama2", device="cpu")
-    assert native.library().tl_debug_live_bytes() == live
+    assert live_bytes() == live
 
 
 def test_the_heap_of_a_gguf_header_is_planned(smollm2_gguf: Path) -> None:
@@ -104,25 +105,11 @@ def test_the_heap_of_a_gguf_header_is_planned(smollm2_gguf: Path) -> None:
     assert left < held / 2  # the tokenizer was all that needed it
 
 
-# Resident size after every load: what is kept for later by malloc or the driver is there after a few.
-REPEAT = """
-import sys
-import tinyllm
-sizes = []
-for _ in range(30):
-    with tinyllm.load(sys.argv[1], device=sys.argv[2]) as model:
-        model.generate([1, 2, 3], max_new_tokens=3, ignore_eos=True)
-    with open("/proc/self/statm") as file:
-        sizes.append(int(file.read().split()[1]) * 4096)
-print(max(sizes[5:15]), max(sizes[15:]), tinyllm._native.engine.library().tl_debug_live_bytes())
-"""
-
-
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident size is read from /proc")
 def test_loading_again_and_again_keeps_nothing(device: str) -> None:
-    command = [sys.executable, "-c", REPEAT, str(DATA / "smollm2"), device]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    early, late, live = map(int, output.split())
+    result = run_program("load_again.py", str(DATA / "smollm2"), device)
+    assert result.returncode == 0, result.stderr
+    early, late, live = map(int, result.stdout.split())
     assert late <= early + 2 * MB
     assert live == 0
 

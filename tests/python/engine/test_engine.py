@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import tinyllm
+from debug_hooks import fail_allocation, live_bytes
 from reference import DATA
 from tinyllm import GenerationConfig, KVCacheConfig
-from tinyllm._native import engine as native
 
 MODEL = DATA / "smollm2"  # has a tokenizer; hidden 72: no multiple of any group size
 CACHE = KVCacheConfig(max_batch_size=3, max_seq_len=160)
@@ -167,7 +167,7 @@ def test_logprobs_are_those_of_the_logits(model: tinyllm.Model) -> None:
 
 
 def test_a_thousand_random_requests_leave_no_page_and_no_byte(device: str) -> None:
-    live_before = native.library().tl_debug_live_bytes()
+    live_before = live_bytes()
     with tinyllm.load(MODEL, device=device, kv_cache=KVCacheConfig(max_batch_size=4, max_seq_len=96)) as small:
         held = small.memory().actual
         allocations = {row.component: row.total_count for row in small._engine.memory()}
@@ -180,17 +180,17 @@ def test_a_thousand_random_requests_leave_no_page_and_no_byte(device: str) -> No
         assert small.memory().actual == held
         # Nothing was even allocated and given back on the way.
         assert {row.component: row.total_count for row in small._engine.memory()} == allocations
-    assert native.library().tl_debug_live_bytes() == live_before
+    assert live_bytes() == live_before
 
 
 def test_close_gives_everything_back_and_later_calls_say_so(device: str) -> None:
-    live_before = native.library().tl_debug_live_bytes()
+    live_before = live_bytes()
     closed = tinyllm.load(MODEL, device=device)
     stream = closed.stream([1, 2, 3])
     next(stream)
     closed.close()
     closed.close()
-    assert native.library().tl_debug_live_bytes() == live_before
+    assert live_bytes() == live_before
     for call in (lambda: closed.generate([1]), lambda: closed.logits([1]), closed.memory, lambda: next(stream)):
         with pytest.raises(tinyllm.TinyllmError, match="closed"):
             call()
@@ -214,29 +214,28 @@ def test_settings_are_checked(model: tinyllm.Model) -> None:
 
 
 def test_every_failing_allocation_is_an_error_that_leaves_nothing(device: str) -> None:
-    library = native.library()
-    live_before = library.tl_debug_live_bytes()
+    live_before = live_bytes()
     countdown = 0
     while True:
         countdown += 1
-        library.tl_debug_fail_allocation(countdown)
+        fail_allocation(countdown)
         try:
             with tinyllm.load(DATA / "llama2", device=device):
                 break
         except tinyllm.OutOfMemoryError:
-            assert library.tl_debug_live_bytes() == live_before
+            assert live_bytes() == live_before
         finally:
-            library.tl_debug_fail_allocation(0)
+            fail_allocation(0)
     assert countdown > 10
-    assert library.tl_debug_live_bytes() == live_before
+    assert live_bytes() == live_before
 
 
 def test_what_does_not_fit_is_refused_before_allocating(device: str) -> None:
-    live_before = native.library().tl_debug_live_bytes()
+    live_before = live_bytes()
     wanted = KVCacheConfig(max_batch_size=64, max_seq_len=1 << 24)
     with pytest.raises(tinyllm.OutOfMemoryError, match=r"needs \d+ bytes.*weights.*kv_cache") as refusal:
         tinyllm.load(MODEL, device=device, kv_cache=wanted)
-    assert native.library().tl_debug_live_bytes() == live_before
+    assert live_bytes() == live_before
     numbers = re.search(
         r"only (\d+) bytes .* would fit: (\d+) tokens at batch 64, or 16777216 tokens at batch (\d+)$",
         str(refusal.value),

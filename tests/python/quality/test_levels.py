@@ -39,6 +39,13 @@ PLANTED = {
             ["from outside of native/backends only registry.h may be included"],
         )
     ],
+    "include of another backend by a measurement of one": [
+        (
+            "native/bench/ceilings/cpu.cpp",
+            '#include "backends/cuda/device/mma.cuh"',
+            ["from outside of native/backends/cuda only"],
+        )
+    ],
     "include of a file that does not exist": [
         ("native/bench/planted.cpp", '#include "bench/gone.h"', ['includes "bench/gone.h": native has no such file'])
     ],

@@ -115,7 +115,7 @@ def architectures(gpu: Gpu) -> list[dict[str, Any]]:
 def injected(gpu: Gpu) -> dict[str, Any]:
     """Free bytes after loads of which every allocation in turn failed, and after one that worked."""
     import tinyllm
-    from tinyllm._native import engine as native
+    from debug_hooks import fail_allocation, live_bytes
 
     def load() -> None:
         with tinyllm.load(SMALL, "cuda") as model:
@@ -123,24 +123,23 @@ def injected(gpu: Gpu) -> dict[str, Any]:
 
     load()
     start, frees = gpu.free, []
-    library = native.library()
     while True:
-        library.tl_debug_fail_allocation(len(frees) + 1)
+        fail_allocation(len(frees) + 1)
         try:
             load()
             break
         except tinyllm.OutOfMemoryError:
             frees.append(gpu.free)
         finally:
-            library.tl_debug_fail_allocation(0)
-    return {"start": start, "frees": frees, "live": library.tl_debug_live_bytes()}
+            fail_allocation(0)
+    return {"start": start, "frees": frees, "live": live_bytes()}
 
 
 def full(gpu: Gpu) -> dict[str, Any]:
     """What models do while the GPU has not one byte left, and afterwards."""
     import tinyllm
+    from debug_hooks import live_bytes
     from tinyllm import KVCacheConfig, OutOfMemoryError
-    from tinyllm._native import engine as native
 
     prompt, settings = [1, 2, 3, 4, 5], {"max_new_tokens": 12, "ignore_eos": True}
     sampled = {**settings, "temperature": 1.0, "top_k": 20, "top_p": 0.9, "seed": 3, "repetition_penalty": 1.2}
@@ -150,7 +149,7 @@ def full(gpu: Gpu) -> dict[str, Any]:
         tinyllm.load(DATA / "mistral", "cuda", quantization="none") as fresh,  # has kernels of its own, not loaded yet
     ):
         expected = running.generate(prompt, **settings).token_ids
-        live = native.library().tl_debug_live_bytes()
+        live = live_bytes()
         with gpu.filled():
             free = gpu.free
             while_full = running.generate(prompt, **settings).token_ids
@@ -170,7 +169,7 @@ def full(gpu: Gpu) -> dict[str, Any]:
         result = {
             "free": free,
             "errors": errors,
-            "live_same": live == native.library().tl_debug_live_bytes(),
+            "live_same": live == live_bytes(),
             "expected": expected,
             "running": [while_full, again_while_full, running.generate(prompt, **settings).token_ids],
             "sampled": running.generate(prompt, **sampled).token_ids,

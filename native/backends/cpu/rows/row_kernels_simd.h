@@ -116,7 +116,7 @@ void simd_transpose_keys(const void* tile_in, int64_t num_tokens, int64_t head_d
 }
 
 template <typename V, typename T>
-constexpr RowKernels simd_row_kernels() {
+constexpr RowKernels simd_row_kernels() noexcept {
     return {simd_rms_norm<V, T>, simd_dequantize<V, T>, simd_rotate<V, T>,
             simd_widen<V, T>,    simd_narrow<V, T>,     simd_transpose_keys<V, T>};
 }

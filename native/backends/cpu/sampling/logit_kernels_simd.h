@@ -127,7 +127,7 @@ uint64_t simd_gumbel_candidates(const GumbelBlock& block) {
 }
 
 template <typename V>
-constexpr LogitKernels simd_logit_kernels() {
+constexpr LogitKernels simd_logit_kernels() noexcept {
     return {simd_argmax<V>, simd_sum_exp<V>, simd_gumbel_candidates<V>};
 }
 

@@ -63,7 +63,7 @@ void transpose_keys(const void* tile_in, int64_t num_tokens, int64_t head_dim, f
 }
 
 template <typename T>
-constexpr RowKernels row_kernels() {
+constexpr RowKernels row_kernels() noexcept {
     return {rms_norm<T>, dequantize<T>, rotate<T>, widen<T>, narrow<T>, transpose_keys<T>};
 }
 
