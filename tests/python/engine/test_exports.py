@@ -13,7 +13,7 @@ import pytest
 
 import tinyllm
 from reference import DATA
-from tinyllm._native import engine as native
+from tinyllm._native.library import library_path
 
 NATIVE = Path(__file__).resolve().parents[3] / "native"
 INSTALLED = Path(tinyllm.__file__).parent / "lib" / "libtinyllm.so"
@@ -44,11 +44,11 @@ def test_the_headers_share_no_function() -> None:
 
 
 def test_the_library_exports_its_header_and_nothing_else() -> None:
-    assert exported(native.library_path().with_name("libtinyllm.so")) == PUBLIC
+    assert exported(library_path().with_name("libtinyllm.so")) == PUBLIC
 
 
 def test_the_testing_library_exports_the_hooks_too() -> None:
-    assert exported(native.library_path()) == PUBLIC | HOOKS
+    assert exported(library_path()) == PUBLIC | HOOKS
 
 
 @needs_installed_package
@@ -61,10 +61,10 @@ def test_the_installed_library_exports_its_header_and_nothing_else() -> None:
 def test_the_installed_package_loads_its_own_library() -> None:
     program = (
         "import sys, tinyllm\n"
-        "from tinyllm._native import engine\n"
+        "from tinyllm._native.library import library_path\n"
         "with tinyllm.load(sys.argv[1], device='cpu') as model:\n"
         "    print(len(model.generate([1, 2, 3], max_new_tokens=4, ignore_eos=True).token_ids))\n"
-        "print(engine.library_path())\n"
+        "print(library_path())\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TINYLLM_LIBRARY"}
     command = [sys.executable, "-c", program, str(DATA / "llama2")]

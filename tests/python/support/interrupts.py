@@ -24,9 +24,9 @@ from types import FrameType
 from typing import Any
 
 import tinyllm
+from debug_hooks import live_bytes
 from reference import DATA
 from tinyllm import ClosedError, KVCacheConfig, Model
-from tinyllm._native.engine import library
 
 PACKAGE = str(Path(tinyllm.__file__).parent)
 LIMIT = {"max_new_tokens": 4, "ignore_eos": True}
@@ -78,7 +78,7 @@ def leftovers() -> int:
     """Bytes that are allocated though no model is open."""
     gc.collect()
     load().close()  # makes a native object, which clears what interrupted finalizers left
-    return library().tl_debug_live_bytes()
+    return live_bytes()
 
 
 def random_interrupts(count: int) -> dict[str, int]:

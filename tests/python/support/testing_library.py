@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import tinyllm
-from tinyllm._native import engine as native
+from tinyllm._native.library import library, library_path
 
 # What `pip install` builds in, by pyproject.toml.
 WHEEL_BUILD = Path(__file__).resolve().parents[3] / "build" / "wheel"
@@ -24,11 +24,11 @@ def choose() -> None:
 
 def problem() -> str:
     """Why the tests cannot run with the library that was chosen, and what to do; empty if they can."""
-    path = native.library_path()
+    path = library_path()
     if not path.exists():
         return f"the tests need libtinyllm_testing.so, but there is no {path}; {_ADVICE}"
     try:
-        has_hooks = hasattr(native.library(), "tl_debug_live_bytes")
+        has_hooks = hasattr(library(), "tl_debug_live_bytes")
     except tinyllm.TinyllmError as error:
         return str(error)
     return "" if has_hooks else f"TINYLLM_LIBRARY={path} has no test hooks; {_ADVICE}"
