@@ -19,6 +19,7 @@
 #include "backends/cuda/runtime/driver_ledger.h"
 #include "backends/cuda/runtime/graph_cache.h"
 #include "backends/cuda/runtime/host_transfer.h"
+#include "config/engine_config.h"
 #include "core/error.h"
 
 namespace tinyllm::cuda {
