@@ -103,5 +103,5 @@ def test_a_tied_embedding_comes_again_where_it_is_quantized(quantization: str) -
     listed = native.model_tensors(native.model_struct(config, rope_freq_factors=True))
     again = [tensor.name for tensor in listed if tensor.again]
     assert again == ([b"embed_tokens.weight"] if quantization == "w8a16" else [])
-    assert listed[0].name == b"rope_freqs.weight" and listed[0].shape[0] == 4
+    assert (listed[0].name, listed[0].shape[0]) == (b"rope_freqs.weight", 4)
     assert [tensor.name for tensor in listed][-1] == (again or [b"norm.weight"])[0]
