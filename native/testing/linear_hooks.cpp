@@ -29,7 +29,8 @@ void linear_residual(const tl_test_target& target, const tl_test_batch& batch, c
                      const float* x, float* hidden) {
     const int32_t n = weight.rows, k = weight.cols;
     TestRun run(target, one_matrix(n, k), batch);
-    const LinearWeight packed = run.linear(n, {{{}, weight}}, "weight");
+    LinearWeight packed = run.linear(n, {{{}, weight}}, "weight");
+    packed.hints.larger_share = true;  // as in a model, where another matrix comes before
     const void* device_x = run.uploaded_as_t(x, int64_t{batch.num_rows} * k, "x");
     void* device_hidden = run.uploaded_as_t(hidden, int64_t{batch.num_rows} * n, "hidden");
     run.backend().linear_residual(run.batch(), packed, device_x, device_hidden);
