@@ -39,7 +39,7 @@ void add_weights(MemoryPlan& plan, const DecoderSpec& spec, DeviceKind device) {
         add(plan, Component::Norms, vector->name, DType::F32, {vector->size});
 }
 
-// Layers take the pool in turn, one behind the other; their pages are of one size.
+// One layer behind the other; the pages of all have one size.
 void add_kv_cache(MemoryPlan& plan, const DecoderSpec& spec, int64_t num_pages) {
     const AttentionShape& shape = spec.layers.front().attention().shape;
     add(plan, Component::KvCache, "kv_cache", spec.dtype,
