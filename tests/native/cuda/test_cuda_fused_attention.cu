@@ -16,6 +16,7 @@
 #include "backends/registry.h"
 #include "config/engine_config.h"
 #include "cuda/cuda_test.h"
+#include "ops/kv_cache.h"
 #include "ops/model_shapes.h"
 #include "quantization/layout.h"
 
