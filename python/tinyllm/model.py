@@ -91,11 +91,11 @@ def _load_checkpoint(
     prefill_chunk: int | None,
     progress: bool,
 ) -> Model:
-    tensors = list(checkpoint.tensors())
-    if config.tie_word_embeddings and config.quantization is QuantizationType.W8A16:
-        # Again at the end: only then is it known which of its weights matter most (native/loading/importance.h).
-        tensors += [tensor for tensor in tensors if tensor.name == "embed_tokens.weight"]
+    stored = {tensor.name: tensor for tensor in checkpoint.tensors()}
     rope_freq_factors = checkpoint.rope_freq_factors
+    model = native.model_struct(config, rope_freq_factors)
+    # A tied embedding comes twice: only at the end is it known which of its weights matter most.
+    tensors = [stored[tensor.name.decode()] for tensor in native.model_tensors(model)]
     if kv_cache == "auto":
         # `free` was asked with a context open, so the driver has what a context takes already.
         context = driver_estimates(device.kind).get("context (estimate)", 0)
@@ -108,7 +108,7 @@ def _load_checkpoint(
     elif not isinstance(kv_cache, KVCacheConfig):
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
     engine = native.NativeEngine(
-        native.model_struct(config, rope_freq_factors),
+        model,
         native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens, prefill_chunk),
     )
     try:

@@ -20,6 +20,7 @@ from .abi import (
     CModelConfig,
     COverheadEntry,
     CPlanEntry,
+    CTensorSpec,
 )
 from .handle import NativeObject
 from .library import call, library, read_list
@@ -81,6 +82,11 @@ def device_infos() -> list[CDeviceInfo]:
         call("tl_device_info_get", index, byref(info))
         infos.append(info)
     return infos
+
+
+def model_tensors(model: CModelConfig) -> list[CTensorSpec]:
+    """The tensors of a checkpoint, in the order to load them in."""
+    return read_list("tl_model_tensors", CTensorSpec, byref(model))
 
 
 def plan(model: CModelConfig, engine: CEngineConfig) -> list[CPlanEntry]:

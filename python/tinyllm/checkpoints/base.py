@@ -86,7 +86,7 @@ class Checkpoint(abc.ABC):
     @property
     def rope_freq_factors(self) -> bool:
         """Whether the checkpoint brings divisors of the RoPE frequencies (GGUF files of Llama 3.1 and later)."""
-        return any(tensor.name == "rope_freqs.weight" for tensor in self.tensors())
+        return False
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

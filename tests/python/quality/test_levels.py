@@ -20,7 +20,7 @@ PLANTED = {
         ("native/core/planted.h", '#if 0\n#  include "../api/api_guard.h"  // x', ["api may not be included from core"])
     ],
     "include of a sibling": [
-        ("native/memory/planted.h", '#include "config/config.h"', ["config may not be included from memory"])
+        ("native/memory/planted.h", '#include "config/limits.h"', ["config may not be included from memory"])
     ],
     "include of another backend": [
         (

@@ -85,6 +85,10 @@ class GgufCheckpoint(Checkpoint):
     def eos_token_ids(self) -> tuple[int, ...]:
         return self.tokenizer.eos_token_ids if self._has_tokenizer else ()
 
+    @property
+    def rope_freq_factors(self) -> bool:
+        return _stored_name("rope_freqs.weight") in self._tensors
+
     def check(self) -> None:
         self._matched()
 
@@ -103,8 +107,7 @@ class GgufCheckpoint(Checkpoint):
             stored_name=_stored_name,
             loadable_types=loadable_types(),
             is_harmless=lambda name: _HARMLESS_TENSOR.fullmatch(name) is not None,
-            # Llama 3's RoPE scaling: divisors of the frequencies, one for each pair of dimensions.
-            optional={"rope_freqs.weight": (self.config.rotary_dim // 2,)},
+            rope_freq_factors=self.rope_freq_factors,
         )
 
     def _open_tokenizer(self) -> Tokenizer:
