@@ -6,13 +6,17 @@ Canonical names are Hugging Face's without the leading "model."; linear weights 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..config import ModelConfig
 from ..errors import CheckpointError
-from .base import TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
+
+    from ..config import ModelConfig
+    from .base import TensorInfo
 
 Shape = tuple[int, ...]
 
@@ -21,7 +25,7 @@ _MAX_REPORTED = 8  # a wrong config makes every tensor wrong; the first few tell
 
 def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
     """Name -> shape of every tensor the model needs, in the order a loader should read them."""
-    tensors = {"embed_tokens.weight": (config.vocab_size, config.hidden_dim)}
+    tensors: dict[str, Shape] = {"embed_tokens.weight": (config.vocab_size, config.hidden_dim)}
     for layer in range(config.num_layers):
         tensors.update((f"layers.{layer}.{name}", shape) for name, shape in _layer_tensors(config))
     tensors["norm.weight"] = (config.hidden_dim,)
