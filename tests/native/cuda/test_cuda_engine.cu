@@ -43,8 +43,9 @@ struct Counts {
 };
 
 uint64_t submit(Batcher& engine, int32_t prompt_tokens, const GenerationParams& params) {
-    return engine.submit(testing::random_tokens(prompt_tokens, engine.runner().model_config().vocab_size, prompt_tokens), params,
-                         nullptr);
+    return engine.submit(
+        testing::random_tokens(prompt_tokens, engine.runner().model_config().vocab_size, prompt_tokens), params,
+        nullptr);
 }
 
 // Steps until every request is done and demands of each step that it allocated and captured nothing, replayed a graph
