@@ -6,14 +6,18 @@ Canonical names are Hugging Face's without the leading "model."; linear weights 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .._native import engine as native
-from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError
-from .base import TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
+
+    from ..config import ModelConfig
+    from .base import TensorInfo
 
 Shape = tuple[int, ...]
 

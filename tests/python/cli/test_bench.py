@@ -6,11 +6,16 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cli_process import run_cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow  # a process for each test, and times are measured more than once
 
 SMALL = ["--preset", "smollm2-135m", "--layers", "2", "--vocab", "500", "--no-ceilings", "--repeat", "1"]
 

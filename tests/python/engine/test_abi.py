@@ -18,8 +18,10 @@ HEADER = Path(__file__).resolve().parents[3] / "native" / "include" / "tinyllm.h
 
 
 def test_structs_match_the_header(tmp_path: Path) -> None:
-    """A C compiler prints every size and offset of the header; a field that only one side has does not compile or
-    changes a size."""
+    """A C compiler prints every size and offset of the header.
+
+    A field that only one side has does not compile or changes a size.
+    """
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "g++"))), None)
     assert compiler, "no C compiler, although the library was built here"
     lines = []

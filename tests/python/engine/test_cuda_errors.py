@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-
-import pytest
+from typing import TYPE_CHECKING
 
 from needs import require_gpu
 from python_process import run_program
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_a_sticky_error_is_clear_to_the_end_of_the_process(request: pytest.FixtureRequest) -> None:

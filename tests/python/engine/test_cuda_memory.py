@@ -1,5 +1,7 @@
-"""What a model takes from a GPU, by the driver's own count of free bytes: nothing that is not planned or reported, all
-of it back at close, and a full GPU is an error that harms nobody."""
+"""What a model takes from a GPU, by the driver's own count of free bytes.
+
+Nothing that is not planned or reported, all of it back at close, and a full GPU is an error that harms nobody.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ POOL_STEP = 32 * MB  # what the driver gives a memory pool at a time
 
 @pytest.fixture(scope="session", autouse=True)
 def gpu(request: pytest.FixtureRequest) -> None:
-    """Other processes move the driver's count too. --require-gpu promises the GPU to the tests alone
-    (tools/gpu_check.sh): there nothing is allowed for or repeated. Elsewhere these tests are skipped."""
+    """Skips these tests where other processes may move the driver's count too.
+
+    --require-gpu promises the GPU to the tests alone (tools/gpu_check.sh): there nothing is allowed for or repeated.
+    """
     require_gpu(request.config)
     if not request.config.getoption("--require-gpu"):
         pytest.skip("counts the driver's free bytes: needs the GPU for itself, which --require-gpu promises")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 import check_levels
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 CUDA_ROWS, PLOTTING = "native/backends/cuda/rows/planted.h", "python/tinyllm/memory/plotting.py"

@@ -6,8 +6,8 @@ Run as a program by test_cuda_errors.py: the damage lasts as long as the process
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ import ops_api
 import tinyllm
 from ops_types import AttentionShape, Batch, Segment, Target
 from reference import DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 MODEL = DATA / "smollm2"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
@@ -16,6 +14,9 @@ from .config import ARCHITECTURES, read_model_config
 from .file import header_heap_bytes, loadable_types, metadata, open_gguf, read_gguf_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     import gguf
 
     from ...tokenization.tokenizer import Tokenizer
@@ -127,7 +128,7 @@ def _architecture(general: Settings, split: Settings) -> str:
         raise general.wrong("type", "'model'")
     if split.integer("count", 1) > 1:
         raise split.wrong("count", "1: join the parts with `llama-gguf-split --merge` of llama.cpp first")
-    architecture = general.text("architecture")
+    architecture: str = general.text("architecture")
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{general.source}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
