@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import gpu_memory_runs
 from model_files import write_model
 from needs import require_gpu
 from tinyllm import ModelConfig
@@ -37,7 +38,7 @@ def gpu(request: pytest.FixtureRequest) -> None:
 @functools.cache
 def run(name: str, *arguments: str) -> Any:
     """The JSON of a run of gpu_memory_runs.py."""
-    command = [sys.executable, str(Path(__file__).with_name("gpu_memory_runs.py")), name, *arguments]
+    command = [sys.executable, str(Path(gpu_memory_runs.__file__)), name, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
