@@ -22,7 +22,8 @@ def test_a_sticky_error_is_clear_to_the_end_of_the_process(request: pytest.Fixtu
     assert " at " in found["error"], "the place of the call that saw it"
     gone = "cannot be used any more"
     assert found["stream"].startswith("CudaError: ")
-    assert gone in found["stream"]
+    # Its step runs at that moment, on a thread of its own: it may be the one that sees the error itself.
+    assert gone in found["stream"] or "cudaErrorIllegalAddress" in found["stream"]
     for call in ("generate", "other model"):
         assert found[call].startswith("CudaError: ")
         assert "this engine stopped working" in found[call] or gone in found[call]
