@@ -127,7 +127,6 @@ def test_cancelling_frees_pages_and_the_rest_goes_on(model: tinyllm.Model) -> No
     free = model.memory().kv_pages_free
     stream = model.stream(first, ignore_eos=True)
     next(stream)
-    assert model.memory().kv_pages_free < free
     result = model.generate(second, max_new_tokens=10, ignore_eos=True)
     stream.close()
     assert result.token_ids == expected
