@@ -1,5 +1,7 @@
-"""Checks the levels of the code: an include or an import points to a lower level, never up, never sideways, never round
-in a circle. `python tools/check_levels.py` prints one line for each violation and exits with 1 if there is any.
+"""Checks the levels of the code.
+
+An include or an import points to a lower level, never up, never sideways, never round in a circle.
+`python tools/check_levels.py` prints one line for each violation and exits with 1 if there is any.
 
 LEVELS is the statement of the levels, lowest first: `a < b, c` says that b and c may use a, and that nothing else of
 these three may use another. A name is a file, with or without its suffix, or a folder, which may have levels of its
@@ -21,8 +23,11 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LEVELS = {
     "native": (
@@ -89,7 +94,7 @@ RANKS = {folder: _ranks(levels) for folder, levels in LEVELS.items()}  # name ->
 def level_name(folder: str, file: str) -> str | None:
     """The name, in the folder's levels, of a file that lies under the folder."""
     path = file.removeprefix(folder + "/")
-    stem = os.path.splitext(path)[0]
+    stem = str(PurePosixPath(path).with_suffix(""))
     names = [name for name in RANKS[folder] if name in (path, stem) or path.startswith(name + "/")]
     return max(names, key=len, default=None)
 
@@ -163,7 +168,7 @@ class Check:
                 wrong = f"{used} may not be {'imported' if file in self.modules.values() else 'included'} from {user}"
                 self._fail(file, line, f"{what}: {wrong} (levels of {folder}: {LEVELS[folder]})")
                 return
-        insider_of = CEILINGS.get(os.path.splitext(file)[0], "")
+        insider_of = CEILINGS.get(str(Path(file).with_suffix("")), "")
         for folder, doors in DOORS.items():
             if f"{insider_of}/".startswith(f"{folder}/"):
                 continue
@@ -185,7 +190,7 @@ class Check:
                 continue
             folders = [NATIVE, f"{NATIVE}/include"]
             if header[1]:
-                folders.insert(0, os.path.dirname(file))
+                folders.insert(0, str(PurePosixPath(file).parent))
             paths = [os.path.normpath(f"{folder}/{header[1] or header[2]}") for folder in folders]
             target = next((path for path in paths if path in self.files), None)
             if target is not None:
@@ -193,7 +198,10 @@ class Check:
                 self._check_arrow(file, line, target, f"includes {header[0]}")
                 yield target, line
             elif CUDA_HEADER.match(header[1] or header[2]):
-                if not file.startswith(CUDA_FOLDER + "/") and CEILINGS.get(os.path.splitext(file)[0]) != CUDA_FOLDER:
+                if (
+                    not file.startswith(CUDA_FOLDER + "/")
+                    and CEILINGS.get(str(Path(file).with_suffix(""))) != CUDA_FOLDER
+                ):
                     self._fail(file, line, f"includes {header[0]}: CUDA headers belong in {CUDA_FOLDER}")
             elif header[1]:
                 self._fail(file, line, f"includes {header[0]}: {NATIVE} has no such file")

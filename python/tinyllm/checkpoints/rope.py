@@ -99,7 +99,7 @@ def _flat_parameters(values: dict[str, Any], settings: Settings, key: str) -> di
 
 def _rope_type(rope: Settings) -> str:
     legacy = rope.text("type", "default")
-    rope_type = rope.text("rope_type", legacy)
+    rope_type: str = rope.text("rope_type", legacy)
     if rope_type not in ROPE_TYPES:
         raise CheckpointError(
             f"{rope.source}: RoPE type {rope_type!r} is not supported; supported: {', '.join(ROPE_TYPES)}"

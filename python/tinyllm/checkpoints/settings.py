@@ -15,12 +15,14 @@ without anybody noticing.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._checks import INT32_MAX, is_finite_number
 from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+    from pathlib import Path
 
 _REQUIRED: Any = object()
 _SCALING_WORDS = ("multiplier", "scale", "scaling", "factor")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._native.library import library_path
 from ..errors import TinyllmError
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
 
 
 def add(subparsers: Any) -> None:

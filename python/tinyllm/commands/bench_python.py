@@ -1,5 +1,8 @@
-"""`tinyllm bench --python`: what of the native rate reaches Python, with one call for many prompts and with a thread
-for each stream. Weights and vocabulary are made up; everything a user's call does is in it, detokenizing too."""
+"""`tinyllm bench --python`: what of the native rate reaches Python.
+
+With one call for many prompts, and with a thread for each stream. Weights and vocabulary are made up; everything a
+user's call does is in it, detokenizing too.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,14 @@ class MadeUpCheckpoint(Checkpoint):
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
+        """None: answers have the length asked for."""
         return ()
 
     def check(self) -> None:
         """There is nothing to compare."""
 
     def tensors(self) -> Iterator[TensorInfo]:
+        """None: weights are made up."""
         return iter(())
 
     def _open_tokenizer(self) -> Tokenizer:
@@ -98,8 +103,8 @@ def stream_rate(model: Model, prompts: list[list[int]], tokens: int) -> float:
 
     def read(prompt: list[int], seen: list[float]) -> None:
         barrier.wait()
-        for _ in model.stream(prompt, max_new_tokens=tokens, temperature=0, ignore_eos=True):
-            seen.append(time.perf_counter())  # each piece as it comes
+        stream = model.stream(prompt, max_new_tokens=tokens, temperature=0, ignore_eos=True)
+        seen.extend(time.perf_counter() for _ in stream)  # each piece as it comes
 
     threads = [threading.Thread(target=read, args=pair) for pair in zip(prompts, times, strict=True)]
     for thread in threads:

@@ -6,14 +6,17 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from .._native.engine import NativeEngine
 from .._native.queue import FINISH_CANCELLED, FINISH_ERROR, FINISH_LENGTH, FINISH_NONE, FINISH_STOP, Event, EventQueue
-from ..config import GenerationConfig
 from ..errors import ClosedError
-from ..tokenization.detokenizer import StreamDecoder
 from .results import GenerationResult, GenerationStats, StreamPiece
 from .stop import StopMatcher
+
+if TYPE_CHECKING:
+    from .._native.engine import NativeEngine
+    from ..config import GenerationConfig
+    from ..tokenization.detokenizer import StreamDecoder
 
 _REASONS = {FINISH_NONE: None, FINISH_STOP: "stop", FINISH_LENGTH: "length", FINISH_CANCELLED: "cancelled"}
 
@@ -39,8 +42,11 @@ class TextRequest:
         return self._finish_reason is not None
 
     def piece(self, queue: EventQueue, event: Event) -> StreamPiece:
-        """The piece of the next event. The last one has a finish_reason and the statistics. Where a stop string ends
-        the request its tokens to come are cancelled. Raises the error that the request ended with."""
+        """The piece of the next event. The last one has a finish_reason and the statistics.
+
+        Where a stop string ends the request its tokens to come are cancelled. Raises the error that the request ended
+        with.
+        """
         text = self._advance(queue, event)
         return StreamPiece(
             text,
@@ -84,6 +90,8 @@ class TextRequest:
 
     def result(self) -> GenerationResult:
         """Everything that was added, once it has ended."""
+        assert self._finish_reason is not None
+        assert self._stats is not None
         return GenerationResult(
             text="".join(self._texts),
             token_ids=self._token_ids,
@@ -93,7 +101,7 @@ class TextRequest:
         )
 
     def _peak_memory(self) -> int:
-        return next(row.peak_bytes for row in self._engine.memory() if row.component == b"total")
+        return next(int(row.peak_bytes) for row in self._engine.memory() if row.component == b"total")
 
 
 def generate_all(

@@ -7,6 +7,8 @@
 
 #include "backends/cuda/cuda_backend.h"
 #include "check.h"
+#include "config/engine_config.h"
+#include "ops/model_shapes.h"
 
 namespace tinyllm::test {
 
@@ -27,16 +29,9 @@ std::vector<int32_t> draw(const std::vector<float>& logits, const Filters& filte
     MemoryTracker tracker;
     const std::unique_ptr<Backend> backend = cuda::make_backend(0);
     const auto vocab_size = static_cast<int32_t>(logits.size());
-    ModelConfig model;
-    model.vocab_size = vocab_size;
-    model.hidden_dim = model.intermediate_dim = model.num_layers = model.num_heads = model.num_kv_heads = 1;
-    model.head_dim = 64;
-    EngineConfig engine;
-    engine.device_kind = DeviceKind::Cuda;
-    engine.kv_cache.max_batch_size = kRows;
-    engine.max_step_tokens = kRows;
     const auto allocate = [&](size_t bytes) { return backend->allocate(tracker, Component::Workspace, bytes, "test"); };
-    const auto scratch_bytes = static_cast<size_t>(cuda::scratch_bytes(model, engine));
+    const auto scratch_bytes =
+        static_cast<size_t>(cuda::scratch_bytes({{}, {}, vocab_size}, {.max_batch_size = kRows}));
     const AllocationPtr scratch = allocate(scratch_bytes), params = allocate(kRows * sizeof(SampleParams)),
                         rows = allocate(kRows * logits.size() * sizeof(float)),
                         sampled = allocate(kRows * sizeof(SampledToken));

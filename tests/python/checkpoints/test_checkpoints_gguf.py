@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import ml_dtypes
@@ -20,6 +19,9 @@ from tinyllm.checkpoints import open_checkpoint
 from tinyllm.checkpoints.gguf.file import open_gguf, unpermute_rows
 from tinyllm.config import ModelConfig
 from tinyllm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Kind = gguf.GGMLQuantizationType
 

@@ -1,5 +1,7 @@
-"""What the libraries show to the world: libtinyllm.so the functions of tinyllm.h and nothing else,
-libtinyllm_testing.so the hooks of testing.h besides. The installed package works without the latter."""
+"""What the libraries export, and that the installed one works alone.
+
+libtinyllm.so has the functions of tinyllm.h and nothing else; libtinyllm_testing.so has the hooks of testing.h besides.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""A program: loads a model 30 times, and prints the largest resident size after loads 6 to 15 and after the later ones,
-and the bytes that are still alive. What malloc or a driver keeps for later is there after a few loads."""
+"""A program: loads a model 30 times and prints the memory that stays.
+
+Printed are the largest resident size after loads 6 to 15 and after the later ones, and the bytes that are still alive.
+What malloc or a driver keeps for later is there after a few loads.
+"""
 
 from __future__ import annotations
 

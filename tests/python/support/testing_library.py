@@ -1,5 +1,8 @@
-"""The library that the tests load in place of libtinyllm.so: libtinyllm_testing.so, made of the same objects and the
-test hooks. It is never installed, so it is looked for where it was built."""
+"""The library that the tests load in place of libtinyllm.so.
+
+It is libtinyllm_testing.so, made of the same objects and the test hooks. It is never installed, so it is looked for
+where it was built.
+"""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
@@ -16,6 +14,9 @@ from .config import ARCHITECTURES, read_model_config
 from .file import header_heap_bytes, loadable_types, metadata, open_gguf, read_gguf_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     import gguf
 
     from ...tokenization.tokenizer import Tokenizer
@@ -85,6 +86,10 @@ class GgufCheckpoint(Checkpoint):
     def eos_token_ids(self) -> tuple[int, ...]:
         return self.tokenizer.eos_token_ids if self._has_tokenizer else ()
 
+    @property
+    def rope_freq_factors(self) -> bool:
+        return _stored_name("rope_freqs.weight") in self._tensors
+
     def check(self) -> None:
         self._matched()
 
@@ -103,8 +108,7 @@ class GgufCheckpoint(Checkpoint):
             stored_name=_stored_name,
             loadable_types=loadable_types(),
             is_harmless=lambda name: _HARMLESS_TENSOR.fullmatch(name) is not None,
-            # Llama 3's RoPE scaling: divisors of the frequencies, one for each pair of dimensions.
-            optional={"rope_freqs.weight": (self.config.rotary_dim // 2,)},
+            rope_freq_factors=self.rope_freq_factors,
         )
 
     def _open_tokenizer(self) -> Tokenizer:
@@ -124,7 +128,7 @@ def _architecture(general: Settings, split: Settings) -> str:
         raise general.wrong("type", "'model'")
     if split.integer("count", 1) > 1:
         raise split.wrong("count", "1: join the parts with `llama-gguf-split --merge` of llama.cpp first")
-    architecture = general.text("architecture")
+    architecture: str = general.text("architecture")
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{general.source}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import ml_dtypes
@@ -14,6 +12,10 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ..base import TensorInfo, map_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # Stored types that need no dequantisation. The file format is little-endian.
 _PLAIN_DTYPES = {

@@ -36,7 +36,7 @@ def fetch(name: str) -> Path:
     CheckpointError, with what to do, if that is impossible.
     """
     import huggingface_hub
-    from huggingface_hub.utils import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_NEEDED_FILES))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
 from ...errors import CheckpointError
 from ..base import TensorInfo, map_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # Stored types tinyllm loads. The file format is little-endian.
 DTYPES = {
@@ -49,7 +51,7 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
                 f"{math.prod(shape) * dtype.itemsize} bytes, found {end - begin}"
             )
         # A type without an entry in DTYPES is refused before anything is loaded (schema.match_tensors).
-        reader = functools.partial(map_array, path, dtype, shape, data_start + begin)
+        reader = functools.partial(map_array, path, dtype, shape, data_start + begin)  # type: ignore[arg-type]
         is_aligned = dtype is None or (data_start + begin) % dtype.itemsize == 0
         heap_bytes = 0 if is_aligned else end - begin  # map_array copies what is not
         tensors[name] = TensorInfo(name, name, shape, dtype_name, path, end - begin, reader, heap_bytes)
