@@ -207,7 +207,7 @@ def test_truncated_header(directory: Path, length: int) -> None:
     ("header", "words"),
     [
         (b"{", "not valid JSON"),
-        (b"[]", "expected a JSON object as header, found list"),
+        (b"[]", "the header: expected a JSON object, found list"),
         (b'{"a": 1}', "tensor 'a': expected dtype, shape and data_offsets"),
         (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "tensor 'a': expected dtype"),
         (b'{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 4]}}', "expected 12 bytes, found 4"),
