@@ -16,8 +16,9 @@ from ._native import engine as native
 from ._native.devices import Device, resolve_device
 from ._native.queue import FINISH_ERROR, FINISH_NONE, EventQueue
 from .checkpoints import Checkpoint, open_checkpoint
+from .checkpoints.rope import warn_beyond_context
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, OutOfMemoryError
 from .generation.results import GenerationResult
 from .generation.text_request import TextStream, generate_all
 from .memory.planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
@@ -66,6 +67,7 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     try:
+        checkpoint.keep_tokenizer()
         return _load_checkpoint(
             checkpoint,
             resolve_device(device),
@@ -76,6 +78,11 @@ def load(
             prefill_chunk,
             sys.stderr.isatty() if progress is None else progress,
         )
+    except MemoryError as error:
+        checkpoint.close()
+        if isinstance(error, OutOfMemoryError):
+            raise
+        raise OutOfMemoryError(f"out of host memory while loading {checkpoint.path} ({error})") from error
     except BaseException:
         checkpoint.close()
         raise
@@ -107,6 +114,7 @@ def _load_checkpoint(
         kv_cache = default_kv_cache(config)
     elif not isinstance(kv_cache, KVCacheConfig):
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
+    warn_beyond_context(config, kv_cache.max_seq_len, checkpoint.path)
     engine = native.NativeEngine(
         native.model_struct(config, rope_freq_factors),
         native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens, prefill_chunk),
@@ -119,6 +127,7 @@ def _load_checkpoint(
                 except CheckpointError as error:
                     raise CheckpointError(f"{tensor.file}: {error}") from error
                 bar.update(tensor.stored_bytes)
+        checkpoint.require_unchanged()
         engine.finish_load()
         return Model(checkpoint, config, kv_cache, device, engine)
     except BaseException:
@@ -292,13 +301,13 @@ class Model:
         return () if config.ignore_eos else self.eos_token_ids
 
     def _decoder(self, config: GenerationConfig) -> StreamDecoder | None:
-        """None where there is no tokenizer: a model without one still turns token ids into token ids."""
-        try:
-            return self.tokenizer.stream_decoder(continues_text=True)
-        except CheckpointError:
-            if config.stop:
-                raise
+        """None where there is no tokenizer: a model without one still turns token ids into token ids.
+
+        CheckpointError where there is one that is not usable, and for stop strings, which need one.
+        """
+        if not (self._open_checkpoint().has_tokenizer or config.stop):
             return None
+        return self.tokenizer.stream_decoder(continues_text=True)
 
     def _open_checkpoint(self) -> Checkpoint:
         """The checkpoint, whose tokenizer is made when it is first asked for. ClosedError once the model is closed."""

@@ -109,6 +109,9 @@ class Checkpoint(abc.ABC):
                 self._tokenizer = self._open_tokenizer()
             return self._tokenizer
 
+    def keep_tokenizer(self) -> None:
+        """Have `tokenizer` work from now on whatever becomes of the files. What is wrong with it is raised there."""
+
     @abc.abstractmethod
     def _open_tokenizer(self) -> Tokenizer: ...
 
