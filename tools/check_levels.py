@@ -40,8 +40,8 @@ LEVELS = {
         "device, runtime < rows, loading, measure < linear, sampling < attention < scratch_bytes < cuda_backend"
     ),
     "python/tinyllm": (
-        "errors < _checks, _package_index < config < _native, tokenization < checkpoints, generation < memory < model, demo"
-        " < __init__ < commands < __main__"
+        "errors < _checks, _package_index < config < _native, tokenization < checkpoints, generation < memory"
+        " < model, demo < __init__ < commands < __main__"
     ),
     "python/tinyllm/_native": "abi, handle < library < engine < devices, queue < __init__",
     "python/tinyllm/tokenization": (

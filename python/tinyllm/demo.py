@@ -57,7 +57,9 @@ def cache_directory() -> Path:
             return Path(override).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tinyllm"
     except RuntimeError as error:
-        raise CheckpointError(f"{override or '~/.cache'}: no such cache directory: {error}; set TINYLLM_CACHE") from error
+        raise CheckpointError(
+            f"{override or '~/.cache'}: no such cache directory: {error}; set TINYLLM_CACHE"
+        ) from error
 
 
 def fetch(progress: bool = False) -> Path:

@@ -109,6 +109,7 @@ class Checkpoint(abc.ABC):
                 self._tokenizer = self._open_tokenizer()
             return self._tokenizer
 
+    @abc.abstractmethod
     def keep_tokenizer(self) -> None:
         """Have `tokenizer` work from now on whatever becomes of the files. What is wrong with it is raised there."""
 

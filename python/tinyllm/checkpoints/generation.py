@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CheckpointError
-from .settings import Settings
+from .settings import Settings, shorten
 
 _SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p")
+_LONGEST_KEY = 60
 _DEFAULT_TOP_K = 50  # what transformers samples from where the file says do_sample and no top_k
 
 # Keys of transformers' GenerationConfig that leave probabilities alone, or that tinyllm's callers decide.
@@ -99,5 +100,9 @@ def _warn_about_rest(settings: Settings) -> None:
         if key not in _INACTIVE_VALUES or value != _INACTIVE_VALUES[key]
     }
     if rest:
-        listed = ", ".join(f"{key}={value!r}" for key, value in rest.items())
+        listed = ", ".join(f"{_shown(key)}={shorten(value)}" for key, value in rest.items())
         warnings.warn(f"{settings.source}: tinyllm does not have these generation settings: {listed}", stacklevel=2)
+
+
+def _shown(key: str) -> str:
+    return key if key.isidentifier() and len(key) < _LONGEST_KEY else shorten(key)

@@ -94,7 +94,7 @@ def _rope_section(settings: Settings) -> Settings:
 
 def _rope_type(rope: Settings) -> str:
     legacy = rope.text("type", "default")
-    rope_type = rope.text("rope_type", legacy)
+    rope_type: str = rope.text("rope_type", legacy)
     if rope_type not in ROPE_TYPES:
         raise CheckpointError(
             f"{rope.source}: RoPE type {rope_type!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
@@ -199,12 +199,14 @@ def warn_beyond_context(config: ModelConfig, context: int, path: object) -> None
     own = trained_context(config)
     if context <= own:
         return
-    factor = math.ceil(10 * context / own) / 10
+    kind = "yarn" if config.rope_type == "default" else config.rope_type
+    original = config.rope_original_max_seq_len or config.max_seq_len
+    factor = math.ceil(10 * context / original) / 10
     warnings.warn(
         f"{path}: a context of {context} tokens is beyond the {own} that the model was made for, where answers get "
-        f"worse or fall apart. It would need RoPE scaling by {factor:g}: if the model's authors allow it, put "
-        f'"rope_scaling": {{"rope_type": "yarn", "factor": {factor:g}, "original_max_position_embeddings": {own}}} into '
-        "config.json; otherwise ask for a smaller max_seq_len",
+        "worse or fall apart. It would need RoPE scaling; if the model's authors allow it, that is in config.json "
+        f'"rope_scaling": {{"rope_type": "{kind}", "factor": {factor:g}, "original_max_position_embeddings": '
+        f"{original}}}. Otherwise ask for a smaller max_seq_len",
         stacklevel=4,
     )
 

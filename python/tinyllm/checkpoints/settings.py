@@ -104,7 +104,7 @@ class Settings:
 
     def wrong(self, key: str, expected: str) -> CheckpointError:
         """The error for a value of the wrong type or range."""
-        return CheckpointError(f"{self.source}: {key!r} must be {expected}; found {_shorten(self._values.get(key))}")
+        return CheckpointError(f"{self.source}: {key!r} must be {expected}; found {shorten(self._values.get(key))}")
 
     def unread(self, harmless: Container[str]) -> dict[str, Any]:
         """Keys nobody asked for that are neither harmless nor neutral (see the rule above), with their values."""
@@ -122,7 +122,7 @@ class Settings:
                 "tinyllm does not know this key, so it may change what the model computes; if you know that it "
                 "does not, remove it from a copy of the file",
             )
-            raise CheckpointError(f"{self.source}: unsupported {key!r} = {_shorten(value)}: {reason}")
+            raise CheckpointError(f"{self.source}: unsupported {key!r} = {shorten(value)}: {reason}")
 
     def _present(self, key: str, default: Any) -> Any:
         value = self.get(key, default)
@@ -144,6 +144,7 @@ def _is_neutral(key: str, value: Any) -> bool:
     return value == (1 if any(word in key for word in _SCALING_WORDS) else 0)
 
 
-def _shorten(value: Any, limit: int = 120) -> str:
+def shorten(value: Any, limit: int = 120) -> str:
+    """`value` for a message: as Python writes it, which can be printed whatever it is, and not too long."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -245,7 +245,11 @@ def test_missing_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shard", "words"),
     [
-        ("model.norm.weight", "../elsewhere.safetensors", "expected file names of at most 255 characters in 'weight_map'"),
+        (
+            "model.norm.weight",
+            "../elsewhere.safetensors",
+            "expected file names of at most 255 characters in 'weight_map'",
+        ),
         ("model.norm.weight", "a" * 300, "expected file names of at most 255 characters"),
         ("model.norm.weight", "\u00e9" * 255, "cannot be read: File name too long"),
         ("model.norm.weight", "\ud800.safetensors", "found '\\ud800.safetensors'"),

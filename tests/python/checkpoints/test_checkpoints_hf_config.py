@@ -180,8 +180,10 @@ def test_harmless_and_neutral_keys_are_accepted() -> None:
 # What other configurations call a part that these models always have: true changes nothing, false does.
 @pytest.mark.parametrize(
     "key",
-    ["is_causal", "causal", "use_causal_mask", "use_rope", "use_rms_norm", "do_layer_norm_before", "final_norm"]
-    + ["use_swiglu", "scale_attn_weights", "no_bias"],
+    [
+        *("is_causal", "causal", "use_causal_mask", "use_rope", "use_rms_norm", "do_layer_norm_before", "final_norm"),
+        *("use_swiglu", "scale_attn_weights", "no_bias"),
+    ],
 )
 def test_keys_that_are_neutral_when_true(key: str) -> None:
     read(config_json(**{key: True}))

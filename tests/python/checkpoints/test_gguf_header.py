@@ -13,8 +13,24 @@ import numpy as np
 import pytest
 
 from checkpoint_files import LLAMA, model_config, random_tensors, write_gguf
-from gguf_bytes import ARRAY, BOOL, F32, I32, Q8_0_TENSOR, TEXT, U8, U32, U64
-from gguf_bytes import array, entry, header, nested_array, scalar, tensor, text
+from gguf_bytes import (
+    ARRAY,
+    BOOL,
+    F32,
+    I32,
+    Q8_0_TENSOR,
+    TEXT,
+    U8,
+    U32,
+    U64,
+    array,
+    entry,
+    header,
+    nested_array,
+    scalar,
+    tensor,
+    text,
+)
 from tinyllm.checkpoints import open_checkpoint
 from tinyllm.checkpoints.gguf.header import GgufHeader
 from tinyllm.errors import CheckpointError
@@ -83,7 +99,10 @@ def test_values_are_those_of_the_gguf_package(tmp_path: Path) -> None:
         (header([], [tensor("t", [8], 0)] * 2), "'t' is listed more than once"),
         (header([], [tensor(b"\xff", [8], 0)]), "the name of a tensor is not UTF-8"),
         (header([], [tensor("t", [8], 4)]), "'t': expected an offset that is a multiple of 32, found 4"),
-        (header([], [tensor("a", [16], 0), tensor("b", [8], 32)]), "'b' overlaps tensor 'a': expected an offset of at l"),
+        (
+            header([], [tensor("a", [16], 0), tensor("b", [8], 32)]),
+            "'b' overlaps tensor 'a': expected an offset of at l",
+        ),
         (header([], [tensor("b", [8], 32), tensor("a", [16], 0)]), "'b' overlaps tensor 'a'"),
         (header([], [tensor("a", [8], 0), tensor("b", [8], 0)]), "'b' overlaps tensor 'a'"),
         (header([entry("general.alignment", U32, scalar(U32, 0))], []), "power of two; found 0"),
@@ -193,7 +212,10 @@ def test_metadata_that_changes_nothing(tmp_path: Path, metadata: dict[str, Any])
 
 def test_text_that_is_not_utf8_is_found_where_it_is_needed(tmp_path: Path) -> None:
     path = write_gguf(
-        tmp_path / "model.gguf", CONFIG, random_tensors(CONFIG), metadata={"general.name": "XXXX", "quantize.name": "YYYY"}
+        tmp_path / "model.gguf",
+        CONFIG,
+        random_tensors(CONFIG),
+        metadata={"general.name": "XXXX", "quantize.name": "YYYY"},
     )
     content = path.read_bytes()
     path.write_bytes(content.replace(b"YYYY", b"\xff\xff\xff\xff"))

@@ -73,7 +73,8 @@ def open_in_child(address: str, home: Path) -> tuple[str, float]:
     }
     environment.pop("HF_HUB_OFFLINE", None)
     start = time.monotonic()
-    child = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-c", CHILD]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert child.returncode == 0, child.stderr
     return child.stdout, time.monotonic() - start
 

@@ -268,7 +268,7 @@ def test_the_index_is_the_one_set_up_for_pip(tmp_path: Path, monkeypatch: pytest
 
 def test_a_cache_directory_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYLLM_CACHE", "~nosuchuser/cache")
-    with pytest.raises(CheckpointError, match="~nosuchuser/cache.*set TINYLLM_CACHE"):
+    with pytest.raises(CheckpointError, match=r"~nosuchuser/cache.*set TINYLLM_CACHE"):
         demo.fetch()
 
 

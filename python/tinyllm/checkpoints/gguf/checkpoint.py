@@ -106,6 +106,9 @@ class GgufCheckpoint(Checkpoint):
             optional={"rope_freqs.weight": (self.config.rotary_dim // 2,)},
         )
 
+    def keep_tokenizer(self) -> None:
+        """Nothing to do: the header is held until the tokenizer is made."""
+
     def _open_tokenizer(self) -> Tokenizer:
         from ...tokenization.gguf import load_gguf_tokenizer
 
@@ -123,7 +126,7 @@ def _architecture(general: Settings, split: Settings) -> str:
         raise general.wrong("type", "'model'")
     if split.integer("count", 1) > 1:
         raise split.wrong("count", "1: join the parts with `llama-gguf-split --merge` of llama.cpp first")
-    architecture = general.text("architecture")
+    architecture: str = general.text("architecture")
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{general.source}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"

@@ -31,7 +31,7 @@ _MAX_ENTRIES = 65536  # metadata keys, and tensors
 _FIRST_READ = 1 << 20
 
 _Type = gguf.GGUFValueType
-_SCALARS = {
+_SCALARS: dict[gguf.GGUFValueType, np.dtype[Any]] = {
     _Type.UINT8: np.dtype("u1"),
     _Type.INT8: np.dtype("i1"),
     _Type.UINT16: np.dtype("<u2"),
@@ -110,9 +110,7 @@ class GgufHeader:
 
     def section(self, prefix: str) -> dict[str, Any]:
         """Key -> value of the metadata keys that start with `prefix`, without it."""
-        return {
-            name[len(prefix) :]: field.contents() for name, field in self.fields.items() if name.startswith(prefix)
-        }
+        return {name[len(prefix) :]: field.contents() for name, field in self.fields.items() if name.startswith(prefix)}
 
 
 class _Parser:
@@ -240,7 +238,9 @@ class _Parser:
         for tensor in sorted(tensors, key=lambda tensor: (tensor.offset, tensor.size)):
             where = f"tensor {tensor.name!r}"
             if tensor.offset % alignment != 0:
-                raise self._wrong(f"{where}: expected an offset that is a multiple of {alignment}, found {tensor.offset}")
+                raise self._wrong(
+                    f"{where}: expected an offset that is a multiple of {alignment}, found {tensor.offset}"
+                )
             if tensor.size and tensor.offset < end:
                 raise self._wrong(
                     f"{where} overlaps tensor {before!r}: expected an offset of at least {end}, found {tensor.offset}"

@@ -1,8 +1,8 @@
 """`config.json` of a Hugging Face checkpoint -> `ModelConfig`.
 
 Names, defaults and consequences of the keys are those of transformers 5.24: `configuration_utils.py` and
-`models/{llama,mistral,qwen2,qwen3}`. settings.py states what happens to keys that are not understood, docs/config-keys.md
-lists them all.
+`models/{llama,mistral,qwen2,qwen3}`. settings.py states what happens to keys that are not understood,
+docs/config-keys.md lists them all.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def read_safetensors(path: Path) -> tuple[StoredFile, dict[str, TensorInfo]]:
                 f"{math.prod(shape) * dtype.itemsize} bytes, found {end - begin}"
             )
         # A type without an entry in DTYPES is refused before anything is loaded (schema.match_tensors).
-        reader = functools.partial(file.map_array, dtype, shape, data_start + begin)
+        reader = functools.partial(file.map_array, dtype or np.dtype(np.uint8), shape, data_start + begin)
         is_aligned = dtype is None or (data_start + begin) % dtype.itemsize == 0
         heap_bytes = 0 if is_aligned else end - begin  # map_array copies what is not
         tensors[name] = TensorInfo(name, name, shape, dtype_name, path, end - begin, reader, heap_bytes)
