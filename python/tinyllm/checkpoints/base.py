@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,8 @@ class Checkpoint(abc.ABC):
         path: Path,
         config: ModelConfig,
         generation_defaults: Mapping[str, Any],
-        files: Iterable[StoredFile],
-        has_tokenizer: bool,
+        files: Iterable[StoredFile] = (),
+        has_tokenizer: bool = False,
     ) -> None:
         self.path = path
         self.config = config  # dtype is the checkpoint's own; quantization and group_size are left at their defaults
@@ -109,9 +110,11 @@ class Checkpoint(abc.ABC):
                 self._tokenizer = self._open_tokenizer()
             return self._tokenizer
 
-    @abc.abstractmethod
     def keep_tokenizer(self) -> None:
         """Have `tokenizer` work from now on whatever becomes of the files. What is wrong with it is raised there."""
+        if self.has_tokenizer:
+            with contextlib.suppress(CheckpointError):  # raised again by whatever asks for the tokenizer
+                _ = self.tokenizer
 
     @abc.abstractmethod
     def _open_tokenizer(self) -> Tokenizer: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 from collections.abc import Iterator
@@ -81,11 +80,6 @@ class HuggingFaceCheckpoint(Checkpoint):
             loadable_types=DTYPES,
             is_harmless=lambda name: _HARMLESS_TENSOR.fullmatch(name) is not None,
         )
-
-    def keep_tokenizer(self) -> None:
-        if self.has_tokenizer:
-            with contextlib.suppress(CheckpointError):  # raised again by whatever asks for the tokenizer
-                _ = self.tokenizer
 
     def _open_tokenizer(self) -> Tokenizer:
         from ...tokenization.huggingface import load_huggingface_tokenizer
