@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Many tests run tiny models past their context on purpose; the warning of it has a test of its own.
+    config.addinivalue_line("filterwarnings", "ignore:.*a context of .* tokens is beyond the:UserWarning")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--without-smollm2"):
         return

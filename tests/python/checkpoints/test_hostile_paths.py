@@ -230,6 +230,7 @@ def run():
         for tensor in open_checkpoint(path).tensors():
             tensor.load()
 run()
+tinyllm.load, tinyllm.OutOfMemoryError  # imported by now
 now = int(open("/proc/self/statm").read().split()[0]) * 4096
 _, hard = resource.getrlimit(resource.RLIMIT_AS)
 outcomes = set()
