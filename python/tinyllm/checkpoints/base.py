@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +71,7 @@ class Checkpoint(abc.ABC):
         self.generation_defaults = dict(generation_defaults)  # fields of GenerationConfig the checkpoint recommends
         self.has_tokenizer = has_tokenizer  # whether there is one; it may still turn out to be unusable
         self._files = list(files)  # that hold the tensors
-        self._tokenizer: Tokenizer | None = None
-        self._tokenizer_lock = threading.Lock()
+        self._made: dict[str, Tokenizer] = {}  # "tokenizer", once it is made
         self._check_generation_defaults()
 
     @property
@@ -105,10 +103,13 @@ class Checkpoint(abc.ABC):
     @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, built at first use. CheckpointError if there is none."""
-        with self._tokenizer_lock:
-            if self._tokenizer is None:
-                self._tokenizer = self._open_tokenizer()
-            return self._tokenizer
+        made = self._made.get("tokenizer")
+        if made is None:
+            # Without a lock, which an interrupt at the wrong moment would leave taken: threads that come at once may
+            # each make one, and all of them get the first.
+            made = self._made.setdefault("tokenizer", self._open_tokenizer())
+            self._drop_source()
+        return made
 
     def keep_tokenizer(self) -> None:
         """Have `tokenizer` work from now on whatever becomes of the files. What is wrong with it is raised there."""
@@ -119,10 +120,13 @@ class Checkpoint(abc.ABC):
     @abc.abstractmethod
     def _open_tokenizer(self) -> Tokenizer: ...
 
+    def _drop_source(self) -> None:
+        """Let go of what the tokenizer was made from."""
+        return
+
     def close(self) -> None:
         """Let go of everything held for the tokenizer. One that was handed out before stays usable."""
-        with self._tokenizer_lock:
-            self._tokenizer = None
+        self._made.clear()
 
     def __enter__(self) -> Checkpoint:
         return self

@@ -92,7 +92,10 @@ class GgufCheckpoint(Checkpoint):
 
     def close(self) -> None:
         super().close()
-        self._header = None
+        self._drop_source()
+
+    def _drop_source(self) -> None:
+        self._header = None  # its copy takes megabytes, and nothing else needs it once the tokenizer is made
 
     def _matched(self) -> list[TensorInfo]:
         return match_tensors(
@@ -112,11 +115,12 @@ class GgufCheckpoint(Checkpoint):
     def _open_tokenizer(self) -> Tokenizer:
         from ...tokenization.gguf import load_gguf_tokenizer
 
-        if self._header is None:
-            raise CheckpointError(f"{self.path}: the checkpoint was closed before its tokenizer was made")
-        tokenizer = load_gguf_tokenizer(self._header, self.path)
-        self._header = None  # its copy takes megabytes, and nothing else needs it any more
-        return tokenizer
+        header = self._header
+        if header is not None:
+            return load_gguf_tokenizer(header, self.path)
+        if (made := self._made.get("tokenizer")) is not None:  # by another thread, just now
+            return made
+        raise CheckpointError(f"{self.path}: the checkpoint was closed before its tokenizer was made")
 
 
 def _architecture(general: Settings, split: Settings) -> str:
