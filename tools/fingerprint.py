@@ -19,16 +19,18 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import tinyllm
 from tinyllm import KVCacheConfig, MemoryPlan, Model, ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 SHOWN = 20  # differences that `compare` prints
@@ -48,7 +50,7 @@ SETTINGS = {
     "4x128": Setting(KVCacheConfig(4, 128), (5, 64, 65)),  # about the 64 tokens of a page
     "3x192": Setting(KVCacheConfig(3, 192, num_pages=3), (1, 37, 100), max_step_tokens=16),  # one waits for pages
 }
-WEIGHTS = {
+WEIGHTS: dict[str, dict[str, Any]] = {
     "w8a16-row": {"quantization": "w8a16", "group_size": 0},
     "w8a16-32": {"quantization": "w8a16", "group_size": 32},
     "w8a16-128": {"quantization": "w8a16", "group_size": 128},
@@ -219,12 +221,12 @@ def main() -> None:
             found[f"bits {arguments.device}"] = bits(arguments.device, arguments.models)
         arguments.file.write_text(json.dumps(found, indent=0) + "\n")
     else:
-        contents = [json.loads(file.read_text()) for file in arguments.files]
+        before, after = (json.loads(file.read_text()) for file in arguments.files)
         if arguments.sizes:
-            for plan in (value for content in contents for value in content.values()):
+            for plan in (*before.values(), *after.values()):
                 plan.pop("entries", None)
-        lines = differences(*contents, names=tuple(map(str, arguments.files)))
-        print("\n".join([*lines[:SHOWN], f"{len(lines)} differences in {len(list(leaves(contents[0])))} values"]))
+        lines = differences(before, after, (str(arguments.files[0]), str(arguments.files[1])))
+        print("\n".join([*lines[:SHOWN], f"{len(lines)} differences in {len(list(leaves(before)))} values"]))
         sys.exit(1 if lines else 0)
 
 

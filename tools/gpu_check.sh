@@ -43,7 +43,7 @@ build() { # two builds at a time: some files take much longer than others
         configure "$work/sm80" "80-virtual" -DTINYLLM_TESTS=ON || return 1
     local sm80 release
     # shellcheck disable=SC2046  # one word a program
-    cmake --build "$work/sm80" --target tinyllm $(basename -s .cu -a tests/native/test_cuda_*.cu) &
+    cmake --build "$work/sm80" --target tinyllm $(basename -s .cu -a tests/native/cuda/test_cuda_*.cu) &
     sm80=$!
     cmake --build "$work/release"
     release=$?

@@ -43,7 +43,7 @@ def tests_of(path: Path) -> dict[str, int]:
     """Counts of a pytest run; all 0 where it ended before it wrote its report."""
     if not path.exists():
         return dict.fromkeys(("tests", "failures", "errors", "skipped", "passed"), 0)
-    suite = ET.parse(path).getroot().find("testsuite")
+    suite = next(ET.parse(path).iter("testsuite"))
     counts = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
     counts["passed"] = counts["tests"] - counts["failures"] - counts["errors"] - counts["skipped"]
     return counts
@@ -94,7 +94,8 @@ def find(record: dict[str, Any], bench: str, kind: str, key: int | None) -> dict
     field = "batch" if kind == "decode" else "tokens"
     for result in record["benches"].get(bench, {}).get("results", []):
         if result["kind"] == kind and result["values"].get(field) == key:
-            return result["values"]
+            values: dict[str, Any] = result["values"]
+            return values
     return None
 
 

@@ -1,14 +1,20 @@
-"""The tables of docs/memory-model.md, computed by the planner: `python tools/memory_tables.py` prints them, `--write`
-puts them into the page. A test compares the page with what this prints."""
+"""The tables of docs/memory-model.md, computed by the planner.
+
+`python tools/memory_tables.py` prints them, `--write` puts them into the page. A test compares the page with what this
+prints.
+"""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tinyllm import KVCacheConfig, ModelConfig, QuantizationType, plan
-from tinyllm.memory.planning import MemoryPlan
+
+if TYPE_CHECKING:
+    from tinyllm.memory.planning import MemoryPlan
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "memory-model.md"
 BEGIN, END = "<!-- tables: begin (python tools/memory_tables.py --write) -->", "<!-- tables: end -->"
@@ -30,7 +36,7 @@ MB = 1 << 20
 DEVICE = "cpu"  # the same bytes as "cuda": every dimension is a multiple of the CUDA padding
 
 
-def planned(config: ModelConfig = CONFIG, batch: int = 1, context: int = 2048, **options: object) -> MemoryPlan:
+def planned(config: ModelConfig = CONFIG, batch: int = 1, context: int = 2048, **options: Any) -> MemoryPlan:
     """The plan on DEVICE."""
     return plan(config, DEVICE, kv_cache=KVCacheConfig(batch, context), **options)
 
@@ -73,7 +79,10 @@ def weights_table() -> list[str]:
 def kv_table() -> list[str]:
     """The KV cache over context and batch."""
     batches = (1, 4, 8)
-    lines = ["| tokens a sequence | " + " | ".join(f"batch {batch}" for batch in batches) + " |", "|---|" + "---|" * 3]
+    lines = [
+        "| tokens per sequence | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
+        "|---|" + "---|" * 3,
+    ]
     for context in (512, 1024, 2048, 4096):
         sizes = [planned(batch=batch, context=context).components["kv_cache"] / MB for batch in batches]
         lines.append(f"| {context} | " + " | ".join(f"{size:,.0f} MB" for size in sizes) + " |")

@@ -13,11 +13,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fingerprint import DATA, full_entries, plans, sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FILE = DATA / "plans.json"
 IN_FULL = ("cpu qwen3_bias w8a16-128 keep 4x128", "cuda gguf_llama31_mixed none recompute 4x128")
@@ -36,14 +38,13 @@ def golden() -> dict[str, Any]:
     full: dict[str, list[str]] = {}
     rows: dict[str, dict[str, int | str]] = {}
     for device, model, options, planned in plans():
-        row: dict[str, int | str] = {}
+        totals: dict[str, int] = {}
         for kind, found in sizes(planned).items():
             component = kind.partition(" ")[0]
-            row[component] = row.get(component, 0) + sum(found)
+            totals[component] = totals.get(component, 0) + sum(found)
         lines = full_entries(planned)
-        rows[f"{device} {model} {options}"] = row | dict(
-            zip(DIGESTS, (digest(sizes(planned)), digest(lines)), strict=True)
-        )
+        digests = zip(DIGESTS, (digest(sizes(planned)), digest(lines)), strict=True)
+        rows[f"{device} {model} {options}"] = {**totals, **dict(digests)}
         if f"{device} {model} {options}" in IN_FULL:
             full[f"{device} {model} {options}"] = lines
     columns = [*sorted({name for row in rows.values() for name in row} - set(DIGESTS)), *DIGESTS]

@@ -71,7 +71,8 @@ class PositionMeasures:
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
 
 
 def measure(reference: np.ndarray, logits: np.ndarray, token_ids: list[int]) -> PositionMeasures:
@@ -130,8 +131,10 @@ def compare(
     quantization: QuantizationType,
     reference: dict[str, tuple[list[int], np.ndarray]],
 ) -> tuple[str, dict[str, Comparison]]:
-    """Run every passage through tinyllm; returns the activation type and the measures by passage, then of "all" and of
-    the "English" ones."""
+    """Run every passage through tinyllm.
+
+    Returns the activation type and the measures by passage, then of "all" and of the "English" ones.
+    """
     longest = max(len(ids) for ids, _ in reference.values())
     measures = {}
     with tinyllm.load(

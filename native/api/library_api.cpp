@@ -2,6 +2,9 @@
 #include "api/api_guard.h"
 #include "api/convert.h"
 #include "backends/registry.h"
+#include "config/engine_config.h"
+#include "config/model_config.h"
+#include "model/decoder_spec.h"
 #include "planning/overhead.h"
 #include "planning/plan.h"
 #include "tinyllm.h"
@@ -47,6 +50,20 @@ tl_status tl_device_info_get(int32_t index, tl_device_info* info) {
             fail(TL_STATUS_INVALID_ARGUMENT, "device index ", index, " is out of range; there are ", devices.size());
         *info = devices[index];
         info->struct_size = sizeof *info;
+    });
+}
+
+tl_status tl_model_tensors(const tl_model_config* model, tl_tensor_spec* entries, int32_t capacity, int32_t* count) {
+    return guarded([&] {
+        require_not_null(model, "model");
+        write_list(checkpoint_tensors(make_decoder_spec(ModelConfig::from_c(*model))), entries, capacity, count,
+                   [](const CheckpointTensor& tensor, tl_tensor_spec& out) {
+                       TL_CHECK(tensor.shape.size() <= std::size(out.shape));
+                       copy_text(out.name, tensor.name);
+                       std::copy(tensor.shape.begin(), tensor.shape.end(), out.shape);
+                       out.num_dims = static_cast<int32_t>(tensor.shape.size());
+                       out.again = tensor.again;
+                   });
     });
 }
 

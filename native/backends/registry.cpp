@@ -31,8 +31,8 @@ std::vector<tl_device_info> list_devices() {
     return devices;
 }
 
-int64_t scratch_bytes(DeviceKind kind, const ModelConfig& model, const EngineConfig& engine) {
-    return kind == DeviceKind::Cpu ? cpu::scratch_bytes(model, engine) : cuda::scratch_bytes(model, engine);
+int64_t scratch_bytes(DeviceKind kind, const ModelShapes& model, const KVCacheConfig& kv_cache) {
+    return kind == DeviceKind::Cpu ? cpu::scratch_bytes(model, kv_cache) : cuda::scratch_bytes(model, kv_cache);
 }
 
 StagingSizes staging_sizes(DeviceKind kind) {

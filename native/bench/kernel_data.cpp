@@ -31,7 +31,7 @@ std::vector<T> random_values(int64_t count, uint64_t seed) {
 
 KernelData::KernelData(const Options& options)
     : options_(options),
-      model_(options.model),
+      model_(make_decoder_spec(options.model)),
       max_rows_(std::max(largest(options.batches), largest(options.prompts))),
       backend_(make_backend(options.device, options.device_index)) {
     EngineConfig engine;
@@ -39,7 +39,7 @@ KernelData::KernelData(const Options& options)
     engine.device_index = options.device_index;
     engine.kv_cache = {largest(options.batches), options.context, 0};
     engine_ = checked(engine);
-    const int64_t bytes = scratch_bytes(options.device, model_, engine_);
+    const int64_t bytes = scratch_bytes(options.device, model_shapes(model_), engine_.kv_cache);
     scratch_ = allocate(bytes);
     backend_->bind_scratch(scratch_->data(), bytes);
 }
@@ -63,12 +63,17 @@ Rotation KernelData::logits(int32_t rows) {
     return result;
 }
 
-RotatedWeight KernelData::weight(const LinearSpec& spec) {
-    const LinearLayout layout = spec.layout(model_, options_.device);
+RotatedWeight KernelData::weight(const MatrixSpec& spec) {
+    const LinearLayout layout = spec.layout(options_.device);
     RotatedWeight result;
     result.copies = copies_of(layout.weight_bytes() + layout.scale_bytes());
     for (size_t i = 0; i < result.copies; ++i) {
-        LinearWeight weight{spec.n, spec.k, spec.quantization, model_.group_length(spec.k), model_.dtype};
+        LinearWeight weight{.n = spec.n,
+                            .k = spec.k,
+                            .quantization = spec.quantization,
+                            .group_length = spec.group_length,
+                            .dtype = spec.dtype,
+                            .hints = spec.hints};
         result.memory.push_back(allocate(layout.weight_bytes()));
         weight.data = result.memory.back()->data();
         if (layout.groups > 0) {
@@ -83,9 +88,10 @@ RotatedWeight KernelData::weight(const LinearSpec& spec) {
 }
 
 RotatedCache KernelData::cache(int64_t num_pages, size_t most_copies) {
-    const int64_t elements = kv_layer_elements(num_pages, model_.num_kv_heads, model_.head_dim);
+    const AttentionShape& shape = model_.layers.front().attention().shape;
+    const int64_t elements = kv_layer_elements(num_pages, shape.num_kv_heads, shape.head_dim);
     const uint64_t bytes = elements * dtype_size(model_.dtype);
-    const AllocationPtr random = activations(model_.kv_dim());
+    const AllocationPtr random = activations(shape.kv_dim());
     std::vector<char> values(random->bytes());
     backend_->download(values.data(), random->data(), values.size());
     RotatedCache result;

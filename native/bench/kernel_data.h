@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "bench/options.h"
+#include "config/engine_config.h"
 #include "memory/tracker.h"
-#include "model/specs.h"
-#include "model/weights.h"
+#include "model/decoder_spec.h"
 #include "ops/backend.h"
 
 namespace tinyllm::bench {
@@ -45,6 +45,7 @@ public:
     // The most rows of any step: the longest of the options' prompts and batches.
     int32_t max_rows() const { return max_rows_; }
 
+    const DecoderSpec& model() const { return model_; }
     Backend& backend() { return *backend_; }
 
     AllocationPtr allocate(size_t bytes);
@@ -59,7 +60,7 @@ public:
     AllocationPtr activations(int64_t width);
     // Random logits: float [rows, vocab_size] in each block of memory.
     Rotation logits(int32_t rows);
-    RotatedWeight weight(const LinearSpec& spec);
+    RotatedWeight weight(const MatrixSpec& spec);
     // One layer of a KV cache of `num_pages` pages; at most `most_copies`.
     RotatedCache cache(int64_t num_pages, size_t most_copies);
 
@@ -73,7 +74,7 @@ private:
                     const std::vector<int32_t>& segment_starts);
 
     const Options& options_;
-    const ModelConfig& model_;
+    const DecoderSpec model_;
     const int32_t max_rows_;
     EngineConfig engine_;
     MemoryTracker tracker_;  // before everything that it tracks

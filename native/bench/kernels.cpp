@@ -35,21 +35,19 @@ public:
         : options_(options),
           ceilings_(ceilings),
           report_(report),
-          model_(options.model),
           data_(options),
+          model_(data_.model()),
+          layer_(model_.layers.front()),
           backend_(data_.backend()),
-          shape_{model_.num_heads, model_.num_kv_heads, model_.head_dim, model_.window(0),
-                 1.0f / std::sqrt(static_cast<float>(model_.head_dim))},
-          hidden_(data_.activations(std::max(model_.hidden_dim, model_.intermediate_dim))),
-          normed_(data_.activations(std::max(model_.hidden_dim, model_.q_dim()))),
-          wide_(data_.activations(std::max(model_.qkv_dim(), model_.intermediate_dim))),
-          ones_(data_.uploaded(std::vector<float>(std::max(model_.hidden_dim, model_.head_dim), 1.0f))),
-          norm_{static_cast<const float*>(ones_->data()), model_.rms_norm_eps},
-          inv_freq_(data_.uploaded(rope_inv_freq(model_))),
-          cos_sin_(data_.allocate(sizeof(float) * data_.max_rows() * model_.rotary_dim)) {
-        rope_.inv_freq = static_cast<const float*>(inv_freq_->data());
-        rope_.rotary_dim = model_.rotary_dim;
-    }
+          shape_(layer_.attention().shape),
+          hidden_(data_.activations(std::max(model_.hidden_dim, layer_.mlp().dim))),
+          normed_(data_.activations(std::max(model_.hidden_dim, shape_.q_dim()))),
+          wide_(data_.activations(std::max(shape_.qkv_dim(), layer_.mlp().dim))),
+          ones_(data_.uploaded(std::vector<float>(std::max(model_.hidden_dim, shape_.head_dim), 1.0f))),
+          norm_{static_cast<const float*>(ones_->data()), model_.norm_eps},
+          inv_freq_(data_.uploaded(rope_inv_freq(model_.rope))),
+          rope_(rope_params(model_.rope, static_cast<const float*>(inv_freq_->data()))),
+          cos_sin_(data_.allocate(sizeof(float) * data_.max_rows() * model_.rope.rotary_dim)) {}
 
     void run() {
         std::printf("%-13s %-8s %6s %8s %8s %10s %21s %9s %9s", "op", "phase", "rows", "n", "k", "us", "(spread)",
@@ -60,39 +58,50 @@ public:
         for (const int32_t rows : options_.batches) steps.push_back(data_.decode_step(rows, options_.context));
         for (const int32_t rows : options_.prompts) steps.push_back(data_.prefill_step(rows));
         embed(steps);
-        for (const KernelStep& step : steps) layer(step);
+        for (const KernelStep& step : steps) first_layer(step);
         for (const KernelStep& step : steps)
             if (step.batch.num_logits > 0) ends(step);
     }
 
 private:
-    // The operations of a layer, and the table that all layers use.
-    void layer(const KernelStep& step) {
-        row("rope_table", step, model_.rotary_dim, 1, 1, {4.0 * step.batch.num_rows * model_.rotary_dim, 0},
+    // The operations of the first layer, and the table that all layers use.
+    void first_layer(const KernelStep& step) {
+        const int32_t rotary_dim = model_.rope.rotary_dim;
+        row("rope_table", step, rotary_dim, 1, 1, {4.0 * step.batch.num_rows * rotary_dim, 0},
             [&](size_t) { backend_.rope_table(step.batch, rope_, static_cast<float*>(cos_sin_->data())); });
-        for (const LinearSpec& spec : linear_specs(model_)) {
-            if (spec.name == "layers.0.qkv") qkv(step, spec);
-            if (spec.name == "layers.0.qkv") qkv_attention(step, spec);
-            if (spec.name == "layers.0.o_proj") attention(step);
-            if (spec.name == "layers.0.o_proj" || spec.name == "layers.0.down_proj")
-                linear(spec.name.substr(9), step, spec, [&](const LinearWeight& weight) {
-                    backend_.linear_residual(step.batch, weight, wide_->data(), hidden_->data());
-                });
-            if (spec.name == "layers.0.gate_up")
-                linear("gate_up", step, spec, [&](const LinearWeight& weight) {
+        for (const MatrixSpec& matrix : layer_.matrices) operations_of(matrix, step);
+    }
+
+    // The operations that a matrix is part of.
+    void operations_of(const MatrixSpec& matrix, const KernelStep& step) {
+        const auto residual = [&](const LinearWeight& weight) {
+            backend_.linear_residual(step.batch, weight, wide_->data(), hidden_->data());
+        };
+        switch (matrix.role) {
+            case MatrixRole::Qkv:
+                qkv(step, matrix);
+                return qkv_attention(step, matrix);
+            case MatrixRole::AttentionOutput:
+                attention(step);
+                return linear("o_proj", step, matrix, residual);
+            case MatrixRole::GateUp:
+                return linear("gate_up", step, matrix, [&](const LinearWeight& weight) {
                     backend_.gate_up(step.batch, norm_, weight, hidden_->data(), normed_->data(), wide_->data());
                 });
+            case MatrixRole::Down:
+                return linear("down_proj", step, matrix, residual);
+            case MatrixRole::Embedding:
+            case MatrixRole::Head:
+                break;
         }
     }
 
     // The operations after the last layer.
     void ends(const KernelStep& step) {
-        const LinearSpec head{"lm_head",         Component::Weights,  model_.vocab_size,
-                              model_.hidden_dim, model_.quantization, false};
         const int64_t elements = int64_t{step.batch.num_rows} * model_.vocab_size;
         {
             const AllocationPtr logits = data_.allocate(elements * sizeof(float));
-            linear("logits", step, head, [&](const LinearWeight& weight) {
+            linear("logits", step, model_.output(), [&](const LinearWeight& weight) {
                 backend_.logits(step.batch, norm_, weight, hidden_->data(), normed_->data(),
                                 static_cast<float*>(logits->data()));
             });
@@ -121,9 +130,9 @@ private:
     }
 
     void embed(const std::vector<KernelStep>& steps) {
-        const LinearSpec spec = linear_specs(model_).front();
+        const MatrixSpec& spec = model_.embedding;
         const RotatedWeight table = data_.weight(spec);
-        const double row_bytes = bytes_of(spec.layout(model_, options_.device)) / spec.n;
+        const double row_bytes = bytes_of(spec.layout(options_.device)) / spec.n;
         for (const KernelStep& step : steps)
             row("embed", step, spec.n, spec.k, table.copies, {step.batch.num_rows * row_bytes, 0},
                 [&](size_t i) { backend_.embed(step.batch, table.weights[i], nullptr, hidden_->data()); });
@@ -132,11 +141,11 @@ private:
     QkvWeights qkv_weights() const {
         QkvWeights weights;
         weights.input_norm = norm_;
-        if (model_.qk_norm) weights.q_norm = weights.k_norm = norm_;
+        if (layer_.attention().qk_norm) weights.q_norm = weights.k_norm = norm_;
         return weights;
     }
 
-    void qkv(const KernelStep& step, const LinearSpec& spec) {
+    void qkv(const KernelStep& step, const MatrixSpec& spec) {
         const RotatedCache cache = data_.cache(step.num_pages, 1);
         QkvWeights weights = qkv_weights();
         linear("qkv", step, spec, [&](const LinearWeight& weight) {
@@ -157,18 +166,18 @@ private:
         const double window = shape_.window > 0 ? std::min<double>(shape_.window, kv_len) : kv_len;
         const double seen = decode ? rows * window : window * rows - window * (window - 1) / 2;
         const double distinct = decode ? seen : kv_len;
-        return {2.0 * distinct * model_.kv_dim() * static_cast<double>(dtype_size(model_.dtype)),
-                4.0 * seen * model_.q_dim()};
+        return {2.0 * distinct * shape_.kv_dim() * static_cast<double>(dtype_size(model_.dtype)),
+                4.0 * seen * shape_.q_dim()};
     }
 
     void attention(const KernelStep& step) {
         const RotatedCache cache = data_.cache(step.num_pages, KernelData::kMaxCopies);
-        row("attention", step, positions_of(step), model_.kv_dim(), cache.copies, attention_cost(step),
+        row("attention", step, positions_of(step), shape_.kv_dim(), cache.copies, attention_cost(step),
             [&](size_t i) { backend_.attention(step.batch, shape_, wide_->data(), cache.layers[i], normed_->data()); });
     }
 
     // Both at once, as a step does it.
-    void qkv_attention(const KernelStep& step, const LinearSpec& spec) {
+    void qkv_attention(const KernelStep& step, const MatrixSpec& spec) {
         const RotatedWeight weight = data_.weight(spec);
         const RotatedCache cache = data_.cache(step.num_pages, KernelData::kMaxCopies);
         const Cost matrix = linear_cost(step, spec), attention = attention_cost(step);
@@ -182,11 +191,11 @@ private:
             });
     }
 
-    Cost linear_cost(const KernelStep& step, const LinearSpec& spec) const {
-        return {bytes_of(spec.layout(model_, options_.device)), 2.0 * step.batch.num_rows * spec.n * spec.k};
+    Cost linear_cost(const KernelStep& step, const MatrixSpec& spec) const {
+        return {bytes_of(spec.layout(options_.device)), 2.0 * step.batch.num_rows * spec.n * spec.k};
     }
 
-    void linear(const std::string& op, const KernelStep& step, const LinearSpec& spec,
+    void linear(const std::string& op, const KernelStep& step, const MatrixSpec& spec,
                 const std::function<void(const LinearWeight&)>& call) {
         const RotatedWeight weight = data_.weight(spec);
         row(op, step, spec.n, spec.k, weight.copies, linear_cost(step, spec),
@@ -248,14 +257,16 @@ private:
     const Options& options_;
     const Ceilings& ceilings_;
     Report& report_;
-    const ModelConfig& model_;
     KernelData data_;
+    const DecoderSpec& model_;
+    const LayerSpec& layer_;
     Backend& backend_;
-    const AttentionShape shape_;
+    const AttentionShape& shape_;
     const AllocationPtr hidden_, normed_, wide_, ones_;
     const NormWeight norm_;
-    const AllocationPtr inv_freq_, cos_sin_;
-    RopeParams rope_;
+    const AllocationPtr inv_freq_;
+    const RopeParams rope_;
+    const AllocationPtr cos_sin_;
     int32_t run_id_ = 0;
 };
 

@@ -33,6 +33,21 @@ void print_header(const Options& options, Report& report) {
     report.header.add("quantization", std::string(quantized ? "w8a16" : "none"))
         .add("group_size", options.model.group_size)
         .add("dtype", std::string(dtype_name(options.model.dtype)));
+    // For those who want the same model elsewhere: fields of ModelConfig.
+    const ModelConfig& m = options.model;
+    report.add("config", Record()
+                             .add("vocab_size", m.vocab_size)
+                             .add("hidden_dim", m.hidden_dim)
+                             .add("intermediate_dim", m.intermediate_dim)
+                             .add("num_layers", m.num_layers)
+                             .add("num_heads", m.num_heads)
+                             .add("num_kv_heads", m.num_kv_heads)
+                             .add("head_dim", m.head_dim)
+                             .add("max_seq_len", m.max_seq_len)
+                             .add("rope_theta", m.rope_theta)
+                             .add("tie_word_embeddings", m.tie_word_embeddings)
+                             .add("qkv_bias", m.qkv_bias)
+                             .add("qk_norm", m.qk_norm));
 }
 
 // Where --json goes. Opened before anything is measured, so that a wrong name costs no run.

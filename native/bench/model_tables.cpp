@@ -1,8 +1,10 @@
 // The tables of docs/memory-model.md for any model: what int8 saves, what the KV cache takes, what a prompt takes.
+#include <algorithm>
 #include <cstdio>
 
 #include "bench/measure.h"
 #include "memory/tracker.h"
+#include "model/decoder_spec.h"
 #include "planning/plan.h"
 
 namespace tinyllm::bench {
@@ -39,18 +41,27 @@ void print_weights(const Options& options) {
         std::printf("%-24s %12.2f %12.2f\n", name, megabytes(first), megabytes(second));
     };
     std::printf("%-24s %12s %12s\n", "weights, MB", "int8", "16-bit");
-    const std::string layer = "layers.0.";
-    const std::vector<std::string> qkv = {layer + "qkv.weight"}, output = {layer + "o_proj.weight"},
-                                   mlp = {layer + "gate_up.weight", layer + "down_proj.weight"},
-                                   all = {qkv[0], output[0], mlp[0], mlp[1]};
-    row("attention QKV", entry_bytes(small, qkv), entry_bytes(large, qkv));
-    row("attention output", entry_bytes(small, output), entry_bytes(large, output));
-    row("FFN gate + up + down", entry_bytes(small, mlp), entry_bytes(large, mlp));
-    row("a layer", entry_bytes(small, all), entry_bytes(large, all));
-    const auto layers = static_cast<uint64_t>(options.model.num_layers);
-    row("all layers", layers * entry_bytes(small, all), layers * entry_bytes(large, all));
-    if (!options.model.tie_word_embeddings)
-        row("output matrix", entry_bytes(small, {"lm_head.weight"}), entry_bytes(large, {"lm_head.weight"}));
+    const DecoderSpec spec = make_decoder_spec(options.model);
+    const auto entries_row = [&](const char* name, const std::vector<std::string>& entries) {
+        row(name, entry_bytes(small, entries), entry_bytes(large, entries));
+    };
+    const auto of_layer = [&](const LayerSpec& layer, const std::vector<MatrixRole>& roles) {
+        std::vector<std::string> entries;
+        for (const MatrixSpec& matrix : layer.matrices)
+            if (roles.empty() || std::find(roles.begin(), roles.end(), matrix.role) != roles.end())
+                entries.push_back(matrix.name + ".weight");
+        return entries;
+    };
+    const LayerSpec& first = spec.layers.front();
+    entries_row("attention QKV", of_layer(first, {MatrixRole::Qkv}));
+    entries_row("attention output", of_layer(first, {MatrixRole::AttentionOutput}));
+    entries_row("FFN gate + up + down", of_layer(first, {MatrixRole::GateUp, MatrixRole::Down}));
+    entries_row("a layer", of_layer(first, {}));
+    std::vector<std::string> all;
+    for (const LayerSpec& layer : spec.layers)
+        for (const std::string& entry : of_layer(layer, {})) all.push_back(entry);
+    entries_row("all layers", all);
+    if (spec.head) entries_row("output matrix", {spec.head->name + ".weight"});
     for (const Component component : {Component::Scales, Component::Embedding, Component::Norms})
         row(component_name(component), small.component_bytes(component), large.component_bytes(component));
     std::printf("\n");

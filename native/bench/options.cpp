@@ -6,6 +6,7 @@
 
 #include "backends/registry.h"
 #include "bench/presets.h"
+#include "config/limits.h"
 #include "core/error.h"
 
 namespace tinyllm::bench {

@@ -70,7 +70,7 @@ void finish_all(Batcher& batcher, const std::vector<uint64_t>& ids) {
 
 void measure_prefill(Batcher& batcher, int32_t length, const Options& options, const Ceilings& ceilings,
                      Report& report) {
-    const ModelConfig& model = batcher.runner().model_config();
+    const DecoderSpec& model = batcher.runner().model_spec();
     std::vector<double> seconds;
     for (int32_t i = -1; i < options.repeat; ++i) {  // the first one warms up
         const std::vector<int32_t> prompt = testing::random_tokens(length, model.vocab_size, i + 2);
@@ -83,9 +83,7 @@ void measure_prefill(Batcher& batcher, int32_t length, const Options& options, c
     const Sample time = summarize(seconds);
     const double rate = length / time.median, flops = prefill_flops(model, length) / time.median;
     // Weights once, however many chunks there are; keys and values once each.
-    const double bytes =
-        static_cast<double>(weight_bytes(model, options.device)) +
-        2.0 * model.num_layers * length * model.kv_dim() * static_cast<double>(dtype_size(model.dtype));
+    const auto bytes = static_cast<double>(weight_bytes(model, options.device) + stored_kv_bytes(model, length));
     const double bandwidth = bytes / time.median;
     std::printf("prefill %6d tokens        %10.0f tok/s  TTFT %9.3f ms (%.3f to %.3f)  %7.1f TFLOP/s%s; %.1f GB/s\n",
                 length, rate, time.median * 1e3, time.low * 1e3, time.high * 1e3, flops * 1e-12,
@@ -101,7 +99,7 @@ void measure_prefill(Batcher& batcher, int32_t length, const Options& options, c
 }
 
 void measure_decode(Batcher& batcher, int32_t batch, const Options& options, const Ceilings& ceilings, Report& report) {
-    const ModelConfig& model = batcher.runner().model_config();
+    const DecoderSpec& model = batcher.runner().model_spec();
     std::vector<double> step_seconds;
     for (int32_t i = 0; i < options.repeat; ++i) {
         std::vector<uint64_t> ids;

@@ -28,6 +28,7 @@ Batcher::Batcher(const ModelConfig& model, const EngineConfig& engine, std::uniq
       free_pages_(engine.kv_cache.total_pages()) {
     for (int32_t slot = engine.kv_cache.max_batch_size - 1; slot >= 0; --slot) free_slots_.push_back(slot);
     running_.reserve(engine.kv_cache.max_batch_size);
+    events_.reserve(2 * engine.kv_cache.max_batch_size);
 }
 
 std::unique_ptr<Request> Batcher::make_request(std::vector<int32_t> prompt, GenerationParams params,
@@ -85,13 +86,16 @@ void Batcher::cancel(const std::vector<uint64_t>& ids) {
     if (any) drop_finished();
 }
 
-StepPlan Batcher::plan_next() const {
+StepPlan Batcher::plan_next() {
     const EngineConfig& config = runner_.config();
     const auto free_slots = static_cast<int32_t>(free_slots_.size());
-    std::vector<SequenceState> running, waiting;
-    for (const auto& request : running_) running.push_back(state_of(*request));
-    for (size_t i = 0; i < waiting_.size() && i < free_slots_.size(); ++i) waiting.push_back(state_of(*waiting_[i]));
-    return plan_step(running, waiting, {free_slots, pages_.num_free(), runner_.shape().max_rows, config.prefill_chunk});
+    running_states_.clear();
+    waiting_states_.clear();
+    for (const auto& request : running_) running_states_.push_back(state_of(*request));
+    for (size_t i = 0; i < waiting_.size() && i < free_slots_.size(); ++i)
+        waiting_states_.push_back(state_of(*waiting_[i]));
+    return plan_step(running_states_, waiting_states_,
+                     {free_slots, pages_.num_free(), runner_.shape().max_rows, config.prefill_chunk});
 }
 
 void Batcher::start_requests(int32_t count) {
@@ -115,23 +119,23 @@ void Batcher::start_requests(int32_t count) {
 
 void Batcher::run_decode(const std::vector<int32_t>& indices) {
     if (indices.empty()) return;
-    std::vector<Request*> requests;
-    for (const int32_t index : indices) requests.push_back(running_[index].get());
-    const std::span<const SampledToken> sampled = runner_.decode(requests);
-    for (size_t i = 0; i < requests.size(); ++i) {
-        ++requests[i]->kv_len;
-        take_sample(*requests[i], sampled[i]);
+    batch_.clear();
+    for (const int32_t index : indices) batch_.push_back(running_[index].get());
+    const std::span<const SampledToken> sampled = runner_.decode(batch_);
+    for (size_t i = 0; i < batch_.size(); ++i) {
+        ++batch_[i]->kv_len;
+        take_sample(*batch_[i], sampled[i]);
     }
 }
 
 void Batcher::run_prefill(const std::vector<PrefillChunk>& chunks) {
     if (chunks.empty()) return;
-    std::vector<Request*> requests;
-    for (const PrefillChunk& chunk : chunks) requests.push_back(running_[chunk.index].get());
-    const std::span<const SampledToken> sampled = runner_.prefill(requests, chunks);
+    batch_.clear();
+    for (const PrefillChunk& chunk : chunks) batch_.push_back(running_[chunk.index].get());
+    const std::span<const SampledToken> sampled = runner_.prefill(batch_, chunks);
     size_t next = 0;
-    for (size_t i = 0; i < requests.size(); ++i) {
-        Request& request = *requests[i];
+    for (size_t i = 0; i < batch_.size(); ++i) {
+        Request& request = *batch_[i];
         request.kv_len += chunks[i].count;
         if (request.in_prefill()) continue;
         if (request.params.max_new_tokens == 0)

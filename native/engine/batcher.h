@@ -55,7 +55,7 @@ public:
     int32_t total_pages() const { return runner_.config().kv_cache.total_pages(); }
 
 private:
-    StepPlan plan_next() const;
+    StepPlan plan_next();
     void start_requests(int32_t count);
     void run_decode(const std::vector<int32_t>& indices);
     void run_prefill(const std::vector<PrefillChunk>& chunks);
@@ -74,7 +74,9 @@ private:
     std::deque<std::unique_ptr<Request>> waiting_;
     std::vector<std::unique_ptr<Request>> running_;  // in order of their starts
     std::unordered_map<uint64_t, Request*> live_;
-    std::vector<Event> events_;  // of the step that runs
+    std::vector<Event> events_;                                   // of the step that runs
+    std::vector<SequenceState> running_states_, waiting_states_;  // what the scheduler is shown
+    std::vector<Request*> batch_;                                 // what the runner is given
     uint64_t next_id_ = 1;
     int32_t steps_without_memory_ = 0;  // in a row
     std::string broken_reason_;         // "" while it works

@@ -4,7 +4,7 @@
 
 namespace tinyllm {
 
-PagePool::PagePool(int32_t num_pages) : num_total_(num_pages), free_(num_pages) {
+PagePool::PagePool(int32_t num_pages) : free_(num_pages) {
     // Lowest page last, so that it is taken first: runs are then repeatable.
     std::iota(free_.rbegin(), free_.rend(), 0);
 }

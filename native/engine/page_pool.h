@@ -11,14 +11,12 @@ class PagePool {
 public:
     explicit PagePool(int32_t num_pages);
     int32_t num_free() const { return static_cast<int32_t>(free_.size()); }
-    int32_t num_total() const { return num_total_; }
     // Takes `count` pages and appends them to `pages`; false, taking none, if fewer are free.
     bool take(int32_t count, std::vector<int32_t>& pages);
     // Gives pages back and empties the vector.
     void give_back(std::vector<int32_t>& pages);
 
 private:
-    int32_t num_total_;
     std::vector<int32_t> free_;
 };
 

@@ -24,7 +24,7 @@ Runner::Runner(const ModelConfig& model, const EngineConfig& engine, std::unique
       plan_(fitting_plan(model, engine, *backend_)),
       memory_(*backend_, tracker_, plan_),
       loader_(model, *backend_, tracker_, memory_),
-      model_{model, loader_.weights(), ActivationBuffers(memory_), memory_.at("kv_cache"),
+      model_{loader_.spec(), loader_.weights(), ActivationBuffers(memory_), memory_.at("kv_cache"),
              engine.kv_cache.total_pages()},
       decode_step_(decode_capacity(engine), memory_.at("decode_step")),
       prefill_step_(prefill_capacity(engine, shape_), memory_.at("prefill_step")),

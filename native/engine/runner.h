@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "config/engine_config.h"
+#include "config/model_config.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "loading/weight_loader.h"
@@ -46,6 +48,7 @@ public:
     std::span<const SampledToken> prefill(std::span<Request* const> requests, std::span<const PrefillChunk> chunks);
 
     const ModelConfig& model_config() const { return model_config_; }
+    const DecoderSpec& model_spec() const { return loader_.spec(); }
     const EngineConfig& config() const { return config_; }
     const StepShape& shape() const { return shape_; }
     const MemoryPlan& plan() const { return plan_; }

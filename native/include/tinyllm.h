@@ -155,6 +155,16 @@ typedef struct tl_plan_entry {
     uint64_t bytes;
 } tl_plan_entry;
 
+/* A tensor of a checkpoint. Names are Hugging Face's without the leading "model."; a matrix is
+ * [out_features, in_features]. */
+typedef struct tl_tensor_spec {
+    char name[64];
+    int64_t shape[2];
+    int32_t num_dims; /* 2: a matrix; 1: a vector */
+    int32_t again;    /* bool: the list has it already. A tied embedding, which is quantised again once it is known how
+                       * much its inputs count as the output matrix */
+} tl_tensor_spec;
+
 /* What the tracker knows of one component. */
 typedef struct tl_memory_stats {
     char component[32];
@@ -224,6 +234,11 @@ TL_API const char* tl_last_error(void);
 TL_API tl_status tl_device_count(int32_t* count);
 TL_API tl_status tl_device_info_get(int32_t index, tl_device_info* info);
 
+/* The tensors of a model's checkpoint in the order of the forward pass, which is the best one to load them in; as
+ * tl_plan for `entries` and `count`. */
+TL_API tl_status tl_model_tensors(const tl_model_config* model, tl_tensor_spec* entries, int32_t capacity,
+                                  int32_t* count);
+
 /* The plan of a configuration, computed without a device and without allocating. With `entries` null only `count` is
  * set; otherwise at most `capacity` entries are written and `count` is the full number. */
 TL_API tl_status tl_plan(const tl_model_config* model, const tl_engine_config* engine, tl_plan_entry* entries,
@@ -245,8 +260,7 @@ TL_API tl_status tl_plan_max_batch(const tl_model_config* model, const tl_engine
 TL_API tl_status tl_engine_create(const tl_model_config* model, const tl_engine_config* engine, tl_engine** out);
 /* `name` is canonical ("layers.0.self_attn.q_proj.weight"); `data` is row-major, only read during the call, and may be
  * unaligned. The tensor is checked (shape, NaN, Inf) and quantised on the way. Each tensor comes once. W8A16 is most
- * accurate in the order of the forward pass; a tied embedding may then come a second time, after "norm.weight", to be
- * quantised again with what is known by then. */
+ * accurate in the order of tl_model_tensors(), in which a tied embedding comes a second time. */
 TL_API tl_status tl_engine_load_tensor(tl_engine* engine, const char* name, int32_t dtype, const int64_t* shape,
                                        int32_t num_dims, const void* data);
 /* After the last tensor: fails naming tensors that never came. Requests are accepted from here on. */

@@ -1,5 +1,6 @@
 #include "loading/importance.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -18,126 +19,87 @@ float silu_moment(float variance) {
 
 }  // namespace
 
-InputImportance::InputImportance(const ModelConfig& config) : config_(config) {}
+InputImportance::InputImportance(const DecoderSpec& spec) : residual_(spec.hidden_dim) {
+    const auto matrix = [](const MatrixSpec& matrix) { return matrix.tensors.front().name + ".weight"; };
+    steps_.push_back({TensorRole::Embedding, matrix(spec.embedding), {}, {}});
+    for (const LayerSpec& layer : spec.layers) add_steps(layer);
+    steps_.push_back({{}, spec.norm.tensor, {}, {}});
+    steps_.push_back({TensorRole::Logits, matrix(spec.output()), {}, {}});
+}
 
-std::string InputImportance::expected_name() const {
-    const std::string layer = "layers." + std::to_string(layer_) + ".";
-    switch (next_) {
-        case Next::Embedding:
-            return "embed_tokens.weight";
-        case Next::InputNorm:
-            return layer + "input_layernorm.weight";
-        case Next::V:
-            return layer + "self_attn.v_proj.weight";
-        case Next::O:
-            return layer + "self_attn.o_proj.weight";
-        case Next::PostAttentionNorm:
-            return layer + "post_attention_layernorm.weight";
-        case Next::Gate:
-            return layer + "mlp.gate_proj.weight";
-        case Next::Up:
-            return layer + "mlp.up_proj.weight";
-        case Next::Down:
-            return layer + "mlp.down_proj.weight";
-        case Next::Norm:
-            return "norm.weight";
-        case Next::Nothing:
-            break;
-        case Next::Head:
-            return config_.tie_word_embeddings ? "embed_tokens.weight" : "lm_head.weight";
+void InputImportance::add_steps(const LayerSpec& layer) {
+    for (const MatrixSpec& matrix : layer.matrices) {
+        for (const VectorSpec& vector : layer.vectors)
+            if (vector.before == matrix.role && normalizes_residual(vector.role))
+                steps_.push_back({{}, vector.tensor, {}, {}});
+        std::vector<std::string> beside;
+        for (const TensorSpec& tensor : matrix.tensors) {
+            const std::string name = tensor.name + ".weight";
+            if (passes_moments(tensor.role))
+                steps_.push_back({tensor.role, name, beside, layer.attention().shape});
+            else
+                beside.push_back(name);
+        }
     }
-    return "";
+}
+
+const InputImportance::Step* InputImportance::step_of(const std::string& name) const {
+    return next_ < steps_.size() && steps_[next_].tensor == name ? &steps_[next_] : nullptr;
 }
 
 const float* InputImportance::of(const std::string& name) const {
-    const std::string attention = "layers." + std::to_string(layer_) + ".self_attn.";
-    const bool beside_v =
-        next_ == Next::V && (name == attention + "q_proj.weight" || name == attention + "k_proj.weight");
-    if (name != expected_name() && !beside_v) return nullptr;
-    if (next_ == Next::O || next_ == Next::Down) return moments_.data();
+    if (next_ == steps_.size()) return nullptr;
+    const Step& step = steps_[next_];
+    if (name != step.tensor && std::find(step.beside.begin(), step.beside.end(), name) == step.beside.end())
+        return nullptr;
+    if (step.role == TensorRole::Residual) return moments_.data();
     return importance_.empty() ? nullptr : importance_.data();
 }
 
 LinearLoad InputImportance::load_of(const std::string& name, int64_t rows) {
     LinearLoad load{.search_scales = true, .importance = of(name)};
-    if (name != expected_name()) return load;
-    switch (next_) {
-        case Next::Embedding:
-            found_.resize(config_.hidden_dim);
-            load.column_moments = found_.data();
-            break;
-        case Next::V:
-        case Next::O:
-        case Next::Gate:
-        case Next::Up:
-        case Next::Down:
-            found_.resize(rows);
-            load.input_moments = moments_.data();
-            load.output_moments = found_.data();
-            break;
-        default:
-            break;
+    const Step* const step = step_of(name);
+    if (step == nullptr || step->role == TensorRole::Logits) return load;
+    if (step->role == TensorRole::Embedding) {
+        found_.resize(residual_.size());
+        load.column_moments = found_.data();
+    } else {
+        found_.resize(rows);
+        load.input_moments = moments_.data();
+        load.output_moments = found_.data();
     }
     return load;
 }
 
 void InputImportance::add_matrix(const std::string& name) {
-    if (name != expected_name()) return;
-    switch (next_) {
-        case Next::Embedding:
-            residual_ = found_;
-            next_ = Next::InputNorm;
-            break;
-        case Next::V: {
-            moments_.resize(config_.q_dim());
-            const int32_t repeat = config_.num_heads / config_.num_kv_heads, dim = config_.head_dim;
-            for (int32_t i = 0; i < config_.q_dim(); ++i) moments_[i] = found_[i / dim / repeat * dim + i % dim];
-            next_ = Next::O;
-            break;
-        }
-        case Next::O:
-            add_to_residual();
-            next_ = Next::PostAttentionNorm;
-            break;
-        case Next::Gate:
-            gate_ = found_;
-            next_ = Next::Up;
-            break;
-        case Next::Up:
-            moments_ = found_;
-            for (size_t i = 0; i < moments_.size(); ++i) moments_[i] *= silu_moment(gate_[i]);
-            next_ = Next::Down;
-            break;
-        case Next::Down:
-            add_to_residual();
-            next_ = ++layer_ < config_.num_layers ? Next::InputNorm : Next::Norm;
-            break;
-        case Next::Head:
-            next_ = Next::Nothing;
-            break;
-        default:
-            break;
+    const Step* const step = step_of(name);
+    if (step == nullptr) return;
+    if (step->role == TensorRole::Embedding) {
+        residual_ = found_;
+    } else if (step->role == TensorRole::Value) {
+        add_value(step->attention);
+    } else if (step->role == TensorRole::Gate) {
+        gate_ = found_;
+    } else if (step->role == TensorRole::Up) {
+        moments_ = found_;
+        for (size_t i = 0; i < moments_.size(); ++i) moments_[i] *= silu_moment(gate_[i]);
+    } else if (step->role == TensorRole::Residual) {
+        add_to_residual();
     }
+    ++next_;
 }
 
 void InputImportance::add_vector(const std::string& name, const std::vector<float>& values) {
-    if (name != expected_name()) return;
-    switch (next_) {
-        case Next::InputNorm:
-            add_norm(values);
-            next_ = Next::V;
-            break;
-        case Next::PostAttentionNorm:
-            add_norm(values);
-            next_ = Next::Gate;
-            break;
-        case Next::Norm:
-            add_norm(values);
-            next_ = Next::Head;
-            break;
-        default:
-            break;
-    }
+    if (step_of(name) == nullptr) return;
+    add_norm(values);
+    ++next_;
+}
+
+// Attention gives each query head the values of the head that serves it.
+void InputImportance::add_value(const AttentionShape& shape) {
+    const int32_t dim = shape.head_dim;
+    moments_.resize(shape.q_dim());
+    for (int32_t i = 0; i < shape.q_dim(); ++i) moments_[i] = found_[i / dim / shape.q_per_kv() * dim + i % dim];
 }
 
 void InputImportance::add_norm(const std::vector<float>& norm) {

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "config/config.h"
+#include "model/decoder_spec.h"
 #include "ops/backend.h"
 
 namespace tinyllm {
@@ -29,7 +30,7 @@ namespace tinyllm {
 // come in between. From the first that comes late on, inputs count equally, as they do when embed_tokens first comes.
 class InputImportance {
 public:
-    explicit InputImportance(const ModelConfig& config);
+    explicit InputImportance(const DecoderSpec& spec);
 
     // Importance of the inputs of the matrix `name`, [its inputs], until the next add_*(); null: equal.
     const float* of(const std::string& name) const;
@@ -42,18 +43,25 @@ public:
     void add_vector(const std::string& name, const std::vector<float>& values);
 
 private:
-    // The tensor that the estimate waits for.
-    enum class Next { Embedding, InputNorm, V, O, PostAttentionNorm, Gate, Up, Down, Norm, Head, Nothing };
+    // A tensor that the estimate waits for, and others that multiply the same inputs.
+    struct Step {
+        std::optional<TensorRole> role;  // none: a norm
+        std::string tensor;
+        std::vector<std::string> beside;
+        AttentionShape attention;  // of values
+    };
 
-    std::string expected_name() const;
+    void add_steps(const LayerSpec& layer);
+    // The step that `name` is the tensor of, if it is the next one; else null.
+    const Step* step_of(const std::string& name) const;
+    void add_value(const AttentionShape& shape);
     void add_norm(const std::vector<float>& norm);
     void add_to_residual();
 
-    const ModelConfig config_;
-    Next next_ = Next::Embedding;
-    int layer_ = 0;
+    std::vector<Step> steps_;        // in the order of the forward pass
+    size_t next_ = 0;                // steps_[next_] is waited for; at the end nothing is
     std::vector<float> residual_;    // S, [hidden_dim]
-    std::vector<float> moments_;     // of the inputs of the matrix that next_ names
+    std::vector<float> moments_;     // of the inputs of the matrix that is waited for
     std::vector<float> importance_;  // of the same inputs; empty where it is moments_
     std::vector<float> gate_;        // second moments of the gate's outputs, until up comes
     std::vector<float> found_;       // moments that load_of() asked for

@@ -28,72 +28,29 @@ float element(const HostTensor& tensor, int64_t i) {
 
 WeightLoader::WeightLoader(const ModelConfig& config, Backend& backend, MemoryTracker& tracker,
                            const PlannedMemory& memory)
-    : config_(config), backend_(backend), tracker_(tracker), memory_(memory), importance_(config) {
-    const auto vector = [&](const std::string& name) { return static_cast<float*>(memory_.at(name)); };
-    weights_.embedding = linear(embedding_spec(config_));
-    weights_.head = config_.tie_word_embeddings ? weights_.embedding : linear(head_spec(config_));
-    weights_.norm = {vector("norm"), config_.rms_norm_eps};
-    weights_.rope = {vector("rope.inv_freq"),
-                     config_.rotary_dim,
-                     config_.rope_attention_factor,
-                     config_.rope_type == RopeType::Dynamic,
-                     config_.rope_theta,
-                     config_.rope_factor,
-                     config_.rope_original_max_seq_len};
-    add_linear("embed_tokens", weights_.embedding, {}, config_.vocab_size, false);
-    if (!config_.tie_word_embeddings) add_linear("lm_head", weights_.head, {}, config_.vocab_size, false);
-    add_vector("norm.weight", vector("norm"), config_.hidden_dim);
-    if (config_.rope_freq_factors) {
-        freq_factors_.resize(config_.rotary_dim / 2);
-        add_vector("rope_freqs.weight", nullptr, config_.rotary_dim / 2);
+    : spec_(make_decoder_spec(config)), backend_(backend), tracker_(tracker), memory_(memory), importance_(spec_) {
+    weights_.embedding = add_matrix(spec_.embedding);
+    weights_.head = spec_.head ? add_matrix(*spec_.head) : weights_.embedding;
+    weights_.norm = add_norm(spec_.norm);
+    weights_.rope = rope_params(spec_.rope, static_cast<float*>(memory_.at(spec_.inv_freq.name)));
+    if (!spec_.inv_freq.tensor.empty()) {
+        freq_factors_.resize(spec_.inv_freq.size);
+        targets_.push_back({spec_.inv_freq.tensor, {}, nullptr, {}, spec_.inv_freq.size});
     }
-    for (int i = 0; i < config_.num_layers; ++i) describe_layer(i);
+    for (const LayerSpec& layer : spec_.layers) {
+        LayerWeights& weights = weights_.layers.emplace_back();
+        for (const MatrixSpec& matrix : layer.matrices) weights.at(matrix.role) = add_matrix(matrix);
+        for (const VectorSpec& vector : layer.vectors) weights.at(vector.role) = add_norm(vector);
+    }
     std::sort(targets_.begin(), targets_.end(), [](const Target& a, const Target& b) { return a.name < b.name; });
 }
 
-void WeightLoader::describe_layer(int index) {
-    const ModelConfig& c = config_;
-    const std::string prefix = layer_name(index);
-    const auto norm = [&](const char* name) {
-        return NormWeight{static_cast<float*>(memory_.at(prefix + name)), c.rms_norm_eps};
-    };
-    LayerWeights layer;
-    layer.qkv.input_norm = norm(".input_norm");
-    layer.qkv.qkv = linear(qkv_spec(c, index));
-    layer.o_proj = linear(o_spec(c, index));
-    layer.post_attention_norm = norm(".post_attention_norm");
-    layer.gate_up = linear(gate_up_spec(c, index));
-    layer.down_proj = linear(down_spec(c, index));
-    if (c.qk_norm) {
-        layer.qkv.q_norm = norm(".q_norm");
-        layer.qkv.k_norm = norm(".k_norm");
-        add_vector(prefix + ".self_attn.q_norm.weight", layer.qkv.q_norm.weight, c.head_dim);
-        add_vector(prefix + ".self_attn.k_norm.weight", layer.qkv.k_norm.weight, c.head_dim);
-    }
-    add_vector(prefix + ".input_layernorm.weight", layer.qkv.input_norm.weight, c.hidden_dim);
-    add_vector(prefix + ".post_attention_layernorm.weight", layer.post_attention_norm.weight, c.hidden_dim);
-    const std::string attention = prefix + ".self_attn.", mlp = prefix + ".mlp.";
-    add_linear(attention + "q_proj", layer.qkv.qkv, {0, 1}, c.q_dim(), c.qkv_bias);
-    add_linear(attention + "k_proj", layer.qkv.qkv, {c.q_dim(), 1}, c.kv_dim(), c.qkv_bias);
-    add_linear(attention + "v_proj", layer.qkv.qkv, {c.q_dim() + c.kv_dim(), 1}, c.kv_dim(), c.qkv_bias);
-    add_linear(attention + "o_proj", layer.o_proj, {}, c.hidden_dim, c.o_bias);
-    add_linear(mlp + "gate_proj", layer.gate_up, {0, 2}, c.intermediate_dim, c.mlp_bias);
-    add_linear(mlp + "up_proj", layer.gate_up, {1, 2}, c.intermediate_dim, c.mlp_bias);
-    add_linear(mlp + "down_proj", layer.down_proj, {}, c.hidden_dim, c.mlp_bias);
-    weights_.layers.push_back(layer);
-}
-
 // Padding must be zero, and biases arrive in parts, so both are cleared first.
-LinearWeight WeightLoader::linear(const LinearSpec& spec) const {
-    const LinearLayout layout = spec.layout(config_, backend_.kind());
-    LinearWeight weight{spec.n,
-                        spec.k,
-                        spec.quantization,
-                        config_.group_length(spec.k),
-                        config_.dtype,
-                        memory_.at(spec.name + ".weight"),
-                        nullptr,
-                        nullptr};
+LinearWeight WeightLoader::linear(const MatrixSpec& spec) const {
+    const LinearLayout layout = spec.layout(backend_.kind());
+    LinearWeight weight{
+        spec.n,  spec.k,  spec.quantization, spec.group_length, spec.dtype, memory_.at(spec.name + ".weight"),
+        nullptr, nullptr, spec.hints};
     if (spec.quantization == QuantizationType::W8A16) weight.scales = memory_.at(spec.name + ".scales");
     if (layout.n_padded != spec.n || layout.k_padded != spec.k) {
         backend_.fill_zero(weight.data, layout.weight_bytes());
@@ -106,14 +63,21 @@ LinearWeight WeightLoader::linear(const LinearSpec& spec) const {
     return weight;
 }
 
-void WeightLoader::add_linear(const std::string& tensor, const LinearWeight& weight, RowMap rows, int32_t num_rows,
-                              bool bias) {
-    targets_.push_back({tensor + ".weight", weight, nullptr, rows, num_rows});
-    if (bias) targets_.push_back({tensor + ".bias", {}, weight.bias, rows, num_rows, num_rows != weight.n});
+LinearWeight WeightLoader::add_matrix(const MatrixSpec& spec) {
+    const LinearWeight weight = linear(spec);
+    const bool shared = spec.tensors.size() > 1;
+    for (const TensorSpec& tensor : spec.tensors) {
+        targets_.push_back({tensor.name + ".weight", weight, nullptr, tensor.rows, tensor.num_rows});
+        if (spec.bias)
+            targets_.push_back({tensor.name + ".bias", {}, weight.bias, tensor.rows, tensor.num_rows, shared});
+    }
+    return weight;
 }
 
-void WeightLoader::add_vector(const std::string& tensor, const float* data, int32_t size) {
-    targets_.push_back({tensor, {}, const_cast<float*>(data), {}, size});
+NormWeight WeightLoader::add_norm(const VectorSpec& spec) {
+    auto* const data = static_cast<float*>(memory_.at(spec.name));
+    targets_.push_back({spec.tensor, {}, data, {}, spec.size});
+    return {data, spec_.norm_eps};
 }
 
 void WeightLoader::load(const std::string& name, DType dtype, const std::vector<int64_t>& shape, const void* data) {
@@ -122,11 +86,11 @@ void WeightLoader::load(const std::string& name, DType dtype, const std::vector<
     if (found == targets_.end() || found->name != name)
         fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' does not belong to this model");
     Target& target = *found;
+    const bool is_matrix = target.weight.data != nullptr;
     // A tied table may come again once it is known how its inputs count as the output matrix.
     const bool comes_again =
-        config_.tie_word_embeddings && name == "embed_tokens.weight" && importance_.of(name) != nullptr;
+        is_matrix && !spec_.head && target.weight.data == weights_.embedding.data && importance_.of(name) != nullptr;
     if (target.loaded && !comes_again) fail(TL_STATUS_CHECKPOINT, "tensor '", name, "' was loaded twice");
-    const bool is_matrix = target.weight.data != nullptr;
     const std::vector<int64_t> expected =
         is_matrix ? std::vector<int64_t>{target.num_rows, target.weight.k} : std::vector<int64_t>{target.num_rows};
     if (shape != expected)
@@ -142,7 +106,7 @@ void WeightLoader::load(const std::string& name, DType dtype, const std::vector<
 }
 
 void WeightLoader::load_matrix(const Target& target, const HostTensor& tensor) {
-    const bool quantized = config_.quantization == QuantizationType::W8A16;
+    const bool quantized = spec_.quantization == QuantizationType::W8A16;
     const LinearLoad load = quantized ? importance_.load_of(target.name, tensor.rows) : LinearLoad{};
     const int64_t bad = backend_.load_linear(tracker_, target.weight, target.rows, tensor, load);
     if (bad >= 0)
@@ -179,10 +143,10 @@ void WeightLoader::load_vector(const Target& target, const HostTensor& tensor) {
 }
 
 void WeightLoader::fill_random(uint64_t seed) {
-    for (const LinearSpec& spec : linear_specs(config_)) backend_.fill_random(linear(spec), seed++);
-    for (const VectorSpec& spec : vector_specs(config_)) {
-        const std::vector<float> ones(spec.size, 1.0f);
-        backend_.upload(memory_.at(spec.name), ones.data(), ones.size() * sizeof(float));
+    for (const MatrixSpec* spec : spec_.matrices()) backend_.fill_random(linear(*spec), seed++);
+    for (const VectorSpec* spec : spec_.vectors()) {
+        const std::vector<float> ones(spec->size, 1.0f);
+        backend_.upload(memory_.at(spec->name), ones.data(), ones.size() * sizeof(float));
     }
     std::fill(freq_factors_.begin(), freq_factors_.end(), 1.0f);
     for (Target& target : targets_) target.loaded = true;
@@ -199,8 +163,8 @@ void WeightLoader::finish() {
     if (count > 0)
         fail(TL_STATUS_CHECKPOINT, count, " of ", targets_.size(), " tensors are missing: ", missing,
              count > 5 ? ", ..." : "");
-    const std::vector<float> inv_freq = rope_inv_freq(config_, freq_factors_);
-    backend_.upload(memory_.at("rope.inv_freq"), inv_freq.data(), inv_freq.size() * sizeof(float));
+    const std::vector<float> inv_freq = rope_inv_freq(spec_.rope, freq_factors_);
+    backend_.upload(memory_.at(spec_.inv_freq.name), inv_freq.data(), inv_freq.size() * sizeof(float));
     backend_.finish_load();
     backend_.synchronize();
 }

@@ -4,9 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "config/config.h"
 #include "loading/importance.h"
-#include "model/specs.h"
+#include "model/decoder_spec.h"
 #include "model/weights.h"
 #include "ops/backend.h"
 #include "ops/planned_memory.h"
@@ -26,6 +25,7 @@ public:
     // Instead of all that, for benchmarks: made-up matrices (quantization/random_weights.h), norms of 1, biases of 0.
     void fill_random(uint64_t seed);
 
+    const DecoderSpec& spec() const { return spec_; }
     const ModelWeights& weights() const { return weights_; }
 
 private:
@@ -33,21 +33,22 @@ private:
     struct Target {
         std::string name;
         LinearWeight weight;      // data null for vectors
-        float* vector = nullptr;  // null for matrices and for rope_freqs.weight
+        float* vector = nullptr;  // null for matrices and for divisors of the RoPE frequencies
         RowMap rows;
         int64_t num_rows = 0;  // elements for vectors
         bool shared = false;   // other tensors fill the same vector
         bool loaded = false;
     };
 
-    void add_linear(const std::string& tensor, const LinearWeight& weight, RowMap rows, int32_t num_rows, bool bias);
-    void add_vector(const std::string& tensor, const float* data, int32_t size);
-    void describe_layer(int index);
-    LinearWeight linear(const LinearSpec& spec) const;
+    // The weight of a matrix, cleared where tensors leave gaps.
+    LinearWeight linear(const MatrixSpec& spec) const;
+    // The same, and targets for the tensors that fill it.
+    LinearWeight add_matrix(const MatrixSpec& spec);
+    NormWeight add_norm(const VectorSpec& spec);
     void load_matrix(const Target& target, const HostTensor& tensor);
     void load_vector(const Target& target, const HostTensor& tensor);
 
-    const ModelConfig config_;
+    const DecoderSpec spec_;
     Backend& backend_;
     MemoryTracker& tracker_;
     const PlannedMemory& memory_;

@@ -1,7 +1,5 @@
 #include "model/forward.h"
 
-#include <cmath>
-
 #include "ops/kv_cache.h"
 
 namespace tinyllm {
@@ -19,22 +17,22 @@ ActivationBuffers::ActivationBuffers(const PlannedMemory& memory)
 
 void forward(Ops& ops, const Model& model, const StepBatch& whole, const std::vector<StepBatch>& tiles,
              uint32_t* seen) {
-    const ModelConfig& c = model.config;
+    const DecoderSpec& spec = model.spec;
     const ActivationBuffers& b = model.buffers;
-    const int64_t element = static_cast<int64_t>(dtype_size(c.dtype));
-    const int64_t layer_bytes = kv_layer_elements(model.num_pages, c.num_kv_heads, c.head_dim) * element;
+    const int64_t element = static_cast<int64_t>(dtype_size(spec.dtype));
+    char* kv_cache = static_cast<char*>(model.kv_cache);
 
     ops.embed(whole, model.weights.embedding, seen, b.hidden);
     ops.rope_table(whole, model.weights.rope, b.rope);
-    for (int i = 0; i < c.num_layers; ++i) {
+    for (size_t i = 0; i < spec.layers.size(); ++i) {
         const LayerWeights& layer = model.weights.layers[i];
-        const KvLayer kv{static_cast<char*>(model.kv_cache) + i * layer_bytes};
-        const AttentionShape shape{c.num_heads, c.num_kv_heads, c.head_dim, c.window(i),
-                                   1.0f / std::sqrt(static_cast<float>(c.head_dim))};
+        const AttentionShape& shape = spec.layers[i].attention().shape;
+        const KvLayer kv{kv_cache};
+        kv_cache += kv_layer_elements(model.num_pages, shape.num_kv_heads, shape.head_dim) * element;
         int64_t row = 0;
         for (const StepBatch& tile : tiles) {
-            char* hidden = static_cast<char*>(b.hidden) + row * c.hidden_dim * element;
-            const float* rope = b.rope + row * c.rotary_dim;
+            char* hidden = static_cast<char*>(b.hidden) + row * spec.hidden_dim * element;
+            const float* rope = b.rope + row * spec.rope.rotary_dim;
             ops.qkv_attention(tile, layer.qkv, shape, model.weights.rope, rope, hidden, b.normed, b.qkv, kv,
                               b.attention);
             ops.linear_residual(tile, layer.o_proj, b.attention, hidden);

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "config/config.h"
+#include "model/decoder_spec.h"
 #include "model/weights.h"
 #include "ops/ops.h"
 #include "ops/planned_memory.h"
@@ -26,7 +26,7 @@ struct ActivationBuffers {
 };
 
 struct Model {
-    ModelConfig config;
+    const DecoderSpec& spec;
     const ModelWeights& weights;
     ActivationBuffers buffers;
     void* kv_cache;  // layout in ops/kv_cache.h

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "model/decoder_spec.h"
 #include "ops/ops.h"
 
 namespace tinyllm {
@@ -13,6 +14,10 @@ struct LayerWeights {
     NormWeight post_attention_norm;
     LinearWeight gate_up;
     LinearWeight down_proj;
+
+    // Where a matrix or a vector of a LayerSpec belongs.
+    LinearWeight& at(MatrixRole role);
+    NormWeight& at(VectorRole role);
 };
 
 struct ModelWeights {

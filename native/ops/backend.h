@@ -12,6 +12,8 @@
 
 namespace tinyllm {
 
+struct EngineConfig;
+
 // Where the rows of a tensor land in a fused weight: row r of the tensor is row `start + r * stride` of the weight.
 struct RowMap {
     int32_t start = 0;

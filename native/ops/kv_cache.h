@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "config/config.h"
+#include "config/limits.h"
 #include "core/host_device.h"
 
 namespace tinyllm {

@@ -10,8 +10,9 @@
 
 #include <cstdint>
 
-#include "config/config.h"
+#include "config/kinds.h"
 #include "core/dtype.h"
+#include "ops/launch_hints.h"
 #include "ops/sampling_settings.h"
 
 namespace tinyllm {
@@ -57,6 +58,7 @@ struct LinearWeight {
     void* data = nullptr;      // int8 [n, k] or T [n, k], packed
     void* scales = nullptr;    // f16 [n, ceil(k / group_length)], packed; null where not quantised
     float* bias = nullptr;     // [n] or null
+    LaunchHints hints = {};
 };
 
 struct NormWeight {
@@ -87,8 +89,12 @@ struct AttentionShape {
     int32_t window = 0;  // 0: no sliding window; else a row at position p sees positions (p - window, p]
     float softmax_scale = 0;
 
+    bool operator==(const AttentionShape&) const = default;
+
     int32_t q_per_kv() const { return num_heads / num_kv_heads; }
-    int32_t qkv_dim() const { return (num_heads + 2 * num_kv_heads) * head_dim; }
+    int32_t q_dim() const { return num_heads * head_dim; }
+    int32_t kv_dim() const { return num_kv_heads * head_dim; }
+    int32_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }
 };
 
 struct QkvWeights {

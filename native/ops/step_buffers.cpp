@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "config/engine_config.h"
 #include "core/error.h"
 
 namespace tinyllm {

@@ -9,12 +9,13 @@
 #include <cstring>
 #include <vector>
 
-#include "config/config.h"
 #include "ops/backend.h"
 #include "ops/ops.h"
 #include "ops/step_shape.h"
 
 namespace tinyllm {
+
+struct EngineConfig;
 
 struct StepCapacity {
     int32_t rows;

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "config/engine_config.h"
+#include "config/model_config.h"
+
 namespace tinyllm {
 
 namespace {

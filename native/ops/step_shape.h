@@ -3,9 +3,10 @@
 
 #include <cstdint>
 
-#include "config/config.h"
-
 namespace tinyllm {
+
+struct ModelConfig;
+struct EngineConfig;
 
 // Row counts that size the buffers of a forward pass.
 struct StepShape {

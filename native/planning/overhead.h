@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "config/config.h"
-
 namespace tinyllm {
+
+struct ModelConfig;
+struct EngineConfig;
 
 struct OverheadEntry {
     std::string name;

@@ -3,13 +3,13 @@
 #include <algorithm>
 
 #include "backends/registry.h"
+#include "config/model_config.h"
 #include "core/error.h"
-#include "model/specs.h"
+#include "model/decoder_spec.h"
 #include "ops/kv_cache.h"
 #include "ops/step_buffers.h"
 #include "ops/step_shape.h"
 #include "planning/overhead.h"
-#include "quantization/layout.h"
 
 namespace tinyllm {
 
@@ -24,29 +24,43 @@ void add(MemoryPlan& plan, Component component, std::string name, DType dtype, s
     plan.entries.push_back({component, std::move(name), dtype, std::move(shape), bytes});
 }
 
-void add_linear(MemoryPlan& plan, const LinearSpec& spec, const ModelConfig& model, DeviceKind device) {
-    const LinearLayout layout = spec.layout(model, device);
+void add_matrix(MemoryPlan& plan, const MatrixSpec& spec, DeviceKind device) {
+    const LinearLayout layout = spec.layout(device);
     const bool quantized = spec.quantization == QuantizationType::W8A16;
-    add(plan, spec.component, spec.name + ".weight", quantized ? DType::I8 : model.dtype,
+    add(plan, spec.component(), spec.name + ".weight", quantized ? DType::I8 : spec.dtype,
         {layout.n_padded, layout.k_padded});
     if (quantized) add(plan, Component::Scales, spec.name + ".scales", DType::F16, {layout.n_padded, layout.groups});
     if (spec.bias) add(plan, Component::Norms, spec.name + ".bias", DType::F32, {spec.n});
 }
 
-void add_weights(MemoryPlan& plan, const ModelConfig& m, DeviceKind device) {
-    for (const LinearSpec& spec : linear_specs(m)) add_linear(plan, spec, m, device);
-    for (const VectorSpec& spec : vector_specs(m)) add(plan, Component::Norms, spec.name, DType::F32, {spec.size});
+void add_weights(MemoryPlan& plan, const DecoderSpec& spec, DeviceKind device) {
+    for (const MatrixSpec* matrix : spec.matrices()) add_matrix(plan, *matrix, device);
+    for (const VectorSpec* vector : spec.vectors())
+        add(plan, Component::Norms, vector->name, DType::F32, {vector->size});
 }
 
-void add_activations(MemoryPlan& plan, const ModelConfig& m, const StepShape& shape) {
+// One layer behind the other; the pages of all have one size.
+void add_kv_cache(MemoryPlan& plan, const DecoderSpec& spec, int64_t num_pages) {
+    const AttentionShape& shape = spec.layers.front().attention().shape;
+    add(plan, Component::KvCache, "kv_cache", spec.dtype,
+        {static_cast<int64_t>(spec.layers.size()), kv_layer_elements(num_pages, shape.num_kv_heads, shape.head_dim)});
+}
+
+void add_activations(MemoryPlan& plan, const DecoderSpec& spec, const StepShape& shape) {
+    int32_t q_dim = 0, widest = 0;
+    for (const LayerSpec& layer : spec.layers) {
+        const AttentionShape& attention = layer.attention().shape;
+        q_dim = std::max(q_dim, attention.q_dim());
+        // q, k, v and the FFN intermediate are never alive together.
+        widest = std::max({widest, attention.qkv_dim(), layer.mlp().dim});
+    }
     const int64_t rows = shape.tile_rows;
-    add(plan, Component::Activations, "hidden", m.dtype, {shape.max_rows, m.hidden_dim});
+    add(plan, Component::Activations, "hidden", spec.dtype, {shape.max_rows, spec.hidden_dim});
     // The normalised input is dead once q, k and v exist, so the attention output takes its place.
-    add(plan, Component::Activations, "normed/attention", m.dtype,
-        {std::max<int64_t>(rows, shape.logits_rows), std::max(m.hidden_dim, m.q_dim())});
-    // q, k, v and the FFN intermediate are never alive together.
-    add(plan, Component::Activations, "qkv/ffn", m.dtype, {rows, std::max(m.qkv_dim(), m.intermediate_dim)});
-    add(plan, Component::Activations, "rope", DType::F32, {shape.max_rows, m.rotary_dim});
+    add(plan, Component::Activations, "normed/attention", spec.dtype,
+        {std::max<int64_t>(rows, shape.logits_rows), std::max(spec.hidden_dim, q_dim)});
+    add(plan, Component::Activations, "qkv/ffn", spec.dtype, {rows, widest});
+    add(plan, Component::Activations, "rope", DType::F32, {shape.max_rows, spec.rope.rotary_dim});
 }
 
 // The largest value from 1 to `limit` with which the engine fits, `set` into its KV cache; 0 if none does. Memory grows
@@ -81,19 +95,19 @@ MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine) {
         fail(TL_STATUS_CONFIG, "dtype = float32: float32 activations run on the CPU only; use float16 or bfloat16");
     const KVCacheConfig& kv = engine.kv_cache;
     const StepShape shape = step_shape(model, engine);
+    const DecoderSpec spec = make_decoder_spec(model);
     MemoryPlan plan;
-    add_weights(plan, model, engine.device_kind);
-    add(plan, Component::KvCache, "kv_cache", model.dtype,
-        {model.num_layers, kv_layer_elements(kv.total_pages(), model.num_kv_heads, model.head_dim)});
-    add_activations(plan, model, shape);
-    add(plan, Component::Logits, "logits", DType::F32, {shape.logits_rows, model.vocab_size});
+    add_weights(plan, spec, engine.device_kind);
+    add_kv_cache(plan, spec, kv.total_pages());
+    add_activations(plan, spec, shape);
+    add(plan, Component::Logits, "logits", DType::F32, {shape.logits_rows, spec.vocab_size});
     add(plan, Component::Workspace, "decode_step", DType::I8, {StepBuffers::bytes(decode_capacity(engine))});
     add(plan, Component::Workspace, "prefill_step", DType::I8, {StepBuffers::bytes(prefill_capacity(engine, shape))});
     add(plan, Component::Workspace, "block_table", DType::I32, {kv.max_batch_size, kv.pages_per_seq()});
-    add(plan, Component::Workspace, "seen", DType::U32, {kv.max_batch_size, (model.vocab_size + 31) / 32});
+    add(plan, Component::Workspace, "seen", DType::U32, {kv.max_batch_size, (spec.vocab_size + 31) / 32});
     add(plan, Component::Workspace, "sampled", DType::I8,
         {static_cast<int64_t>(kv.max_batch_size * sizeof(SampledToken))});
-    add(plan, Component::Workspace, "scratch", DType::I8, {scratch_bytes(engine.device_kind, model, engine)});
+    add(plan, Component::Workspace, "scratch", DType::I8, {scratch_bytes(engine.device_kind, model_shapes(spec), kv)});
     return plan;
 }
 

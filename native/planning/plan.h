@@ -7,10 +7,12 @@
 
 #include <cstdint>
 
-#include "config/config.h"
+#include "config/engine_config.h"
 #include "ops/planned_memory.h"
 
 namespace tinyllm {
+
+struct ModelConfig;
 
 // Throws a Config error for a dtype that the device does not run.
 MemoryPlan make_plan(const ModelConfig& model, const EngineConfig& engine);

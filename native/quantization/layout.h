@@ -12,7 +12,8 @@
 
 #include <cstdint>
 
-#include "config/config.h"
+#include "config/kinds.h"
+#include "core/dtype.h"
 #include "core/host_device.h"
 
 namespace tinyllm {

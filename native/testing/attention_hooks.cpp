@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "api/api_guard.h"
+#include "config/model_config.h"
+#include "model/decoder_spec.h"
 #include "ops/kv_cache.h"
 #include "ops/rope.h"
 #include "testing/test_run.h"
@@ -12,18 +14,6 @@
 namespace tinyllm::testing {
 
 namespace {
-
-ModelConfig model_with(const tl_test_target& target, const tl_test_attention_shape& shape, int32_t rotary_dim,
-                       int32_t hidden_dim) {
-    ModelConfig model = smallest_model(target);
-    model.num_heads = shape.num_heads;
-    model.num_kv_heads = shape.num_kv_heads;
-    model.head_dim = shape.head_dim;
-    model.rotary_dim = rotary_dim;
-    model.hidden_dim = hidden_dim;
-    model.sliding_window = shape.window;
-    return model;
-}
 
 AttentionShape attention_shape(const tl_test_attention_shape& shape) {
     return {shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.window, shape.softmax_scale};
@@ -34,10 +24,10 @@ int64_t kv_elements(const tl_test_batch& batch, const tl_test_attention_shape& s
 }
 
 void rope_inv_freq(const tl_model_config& config, const float* freq_factors, float* inv_freq) {
-    const ModelConfig model = ModelConfig::from_c(config);
+    const RopeSpec rope = make_decoder_spec(ModelConfig::from_c(config)).rope;
     std::vector<float> factors;
-    if (freq_factors != nullptr) factors.assign(freq_factors, freq_factors + model.rotary_dim / 2);
-    const std::vector<float> result = tinyllm::rope_inv_freq(model, factors);
+    if (freq_factors != nullptr) factors.assign(freq_factors, freq_factors + rope.rotary_dim / 2);
+    const std::vector<float> result = tinyllm::rope_inv_freq(rope, factors);
     std::copy(result.begin(), result.end(), inv_freq);
 }
 
@@ -49,9 +39,7 @@ float* rope_table(TestRun& run, const RopeParams& rope) {
 }
 
 void rope_table(const tl_test_target& target, const tl_test_batch& batch, const tl_test_rope& rope, float* cos_sin) {
-    ModelConfig model = smallest_model(target);
-    model.head_dim = model.rotary_dim = rope.rotary_dim;
-    TestRun run(target, model, batch);
+    TestRun run(target, {}, batch);
     const float* table = rope_table(run, run.rope(rope));
     run.finish();
     run.download(cos_sin, table, int64_t{batch.num_rows} * rope.rotary_dim);
@@ -62,7 +50,7 @@ void qkv(const tl_test_target& target, const tl_test_batch& batch, const tl_test
     const AttentionShape shape = attention_shape(c_shape);
     const int32_t hidden_dim = weights.q.cols;
     const int32_t q_dim = shape.num_heads * shape.head_dim, kv_dim = shape.num_kv_heads * shape.head_dim;
-    TestRun run(target, model_with(target, c_shape, c_rope.rotary_dim, hidden_dim), batch);
+    TestRun run(target, {{{shape.qkv_dim(), hidden_dim}}, {shape}, 0}, batch);
 
     QkvWeights packed;
     packed.input_norm = run.norm(weights.input_norm, hidden_dim, "input_norm");
@@ -87,7 +75,7 @@ void qkv(const tl_test_target& target, const tl_test_batch& batch, const tl_test
 void attention(const tl_test_target& target, const tl_test_batch& batch, const tl_test_attention_shape& c_shape,
                const float* q, const float* kv, float* out) {
     const AttentionShape shape = attention_shape(c_shape);
-    TestRun run(target, model_with(target, c_shape, c_shape.head_dim, 1), batch);
+    TestRun run(target, {{}, {shape}, 0}, batch);
     const int64_t rows = batch.num_rows, q_dim = int64_t{shape.num_heads} * shape.head_dim;
     std::vector<float> qkv(rows * shape.qkv_dim(), std::numeric_limits<float>::quiet_NaN());
     for (int64_t r = 0; r < rows; ++r) std::copy_n(q + r * q_dim, q_dim, qkv.data() + r * shape.qkv_dim());

@@ -10,17 +10,11 @@ namespace tinyllm::testing {
 
 namespace {
 
-ModelConfig model_with(const tl_test_target& target, int32_t hidden_dim, int32_t intermediate_dim, int32_t vocab_size) {
-    ModelConfig model = smallest_model(target);
-    model.hidden_dim = hidden_dim;
-    model.intermediate_dim = intermediate_dim;
-    model.vocab_size = vocab_size;
-    return model;
-}
+ModelShapes one_matrix(int32_t n, int32_t k) { return {{{n, k}}, {}, 0}; }
 
 void embed(const tl_test_target& target, const tl_test_batch& batch, const tl_test_tensor& table, uint32_t* seen,
            float* hidden) {
-    TestRun run(target, model_with(target, table.cols, 1, table.rows), batch);
+    TestRun run(target, {}, batch);
     const LinearWeight weight = run.linear(table.rows, {{{}, table}}, "table");
     void* out = run.poisoned(run.bytes(int64_t{batch.num_rows} * table.cols), "hidden");
     const int64_t seen_words = int64_t{batch.num_slots} * ((table.rows + 31) / 32);
@@ -34,8 +28,9 @@ void embed(const tl_test_target& target, const tl_test_batch& batch, const tl_te
 void linear_residual(const tl_test_target& target, const tl_test_batch& batch, const tl_test_tensor& weight,
                      const float* x, float* hidden) {
     const int32_t n = weight.rows, k = weight.cols;
-    TestRun run(target, model_with(target, n, k, 1), batch);
-    const LinearWeight packed = run.linear(n, {{{}, weight}}, "weight");
+    TestRun run(target, one_matrix(n, k), batch);
+    LinearWeight packed = run.linear(n, {{{}, weight}}, "weight");
+    packed.hints.larger_share = true;  // as in a model, where another matrix comes before
     const void* device_x = run.uploaded_as_t(x, int64_t{batch.num_rows} * k, "x");
     void* device_hidden = run.uploaded_as_t(hidden, int64_t{batch.num_rows} * n, "hidden");
     run.backend().linear_residual(run.batch(), packed, device_x, device_hidden);
@@ -46,7 +41,7 @@ void linear_residual(const tl_test_target& target, const tl_test_batch& batch, c
 void gate_up(const tl_test_target& target, const tl_test_batch& batch, const tl_test_norm& norm,
              const tl_test_tensor& gate, const tl_test_tensor& up, const float* hidden, float* out) {
     const int32_t hidden_dim = gate.cols, intermediate_dim = gate.rows;
-    TestRun run(target, model_with(target, hidden_dim, intermediate_dim, 1), batch);
+    TestRun run(target, one_matrix(2 * intermediate_dim, hidden_dim), batch);
     const std::vector<LinearPart> parts{{{0, 2}, gate}, {{1, 2}, up}};
     const LinearWeight packed = run.linear(2 * intermediate_dim, parts, "gate_up");
     const NormWeight device_norm = run.norm(norm, hidden_dim, "norm");
@@ -63,7 +58,7 @@ void logits(const tl_test_target& target, const tl_test_batch& batch, const tl_t
             const tl_test_tensor& head, const float* hidden, const int32_t* logits_rows, int32_t num_logits,
             float* logits) {
     const int32_t vocab_size = head.rows, hidden_dim = head.cols;
-    TestRun run(target, model_with(target, hidden_dim, 1, vocab_size), batch);
+    TestRun run(target, one_matrix(vocab_size, hidden_dim), batch);
     run.set_logits_rows(logits_rows, num_logits);
     const LinearWeight packed = run.linear(vocab_size, {{{}, head}}, "head");
     const NormWeight device_norm = run.norm(norm, hidden_dim, "norm");

@@ -15,9 +15,7 @@ namespace {
 void sample(const tl_test_target& target, const tl_test_batch& batch, int32_t vocab_size, const float* logits,
             const SampleParams* params, const uint32_t* seen, SampledToken* out) {
     const int32_t count = batch.num_rows;
-    ModelConfig model = smallest_model(target);
-    model.vocab_size = vocab_size;
-    TestRun run(target, model, batch);
+    TestRun run(target, {{}, {}, vocab_size}, batch);
     std::vector<int32_t> rows(count);
     std::iota(rows.begin(), rows.end(), 0);
     run.set_logits_rows(rows.data(), count);

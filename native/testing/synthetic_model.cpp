@@ -6,6 +6,7 @@
 
 #include "core/dtype.h"
 #include "core/parallel.h"
+#include "model/decoder_spec.h"
 #include "quantization/random_weights.h"
 
 namespace tinyllm::testing {
@@ -15,44 +16,10 @@ namespace {
 constexpr int64_t kBlockElements = int64_t{1} << 29;
 constexpr uint64_t kSeed = 1;
 
-struct Tensor {
-    std::string name;
-    std::vector<int64_t> shape;
-
-    int64_t size() const {
-        int64_t size = 1;
-        for (const int64_t dim : shape) size *= dim;
-        return size;
-    }
-};
-
-// All tensors of a checkpoint.
-std::vector<Tensor> tensors_of(const ModelConfig& c) {
-    std::vector<Tensor> tensors = {{"embed_tokens.weight", {c.vocab_size, c.hidden_dim}}};
-    for (int i = 0; i < c.num_layers; ++i) {
-        const std::string layer = "layers." + std::to_string(i) + ".";
-        const auto vector = [&](const std::string& name, int64_t size) { tensors.push_back({layer + name, {size}}); };
-        const auto linear = [&](const std::string& name, int64_t n, int64_t k, bool bias) {
-            tensors.push_back({layer + name + ".weight", {n, k}});
-            if (bias) vector(name + ".bias", n);
-        };
-        vector("input_layernorm.weight", c.hidden_dim);
-        linear("self_attn.q_proj", c.q_dim(), c.hidden_dim, c.qkv_bias);
-        linear("self_attn.k_proj", c.kv_dim(), c.hidden_dim, c.qkv_bias);
-        linear("self_attn.v_proj", c.kv_dim(), c.hidden_dim, c.qkv_bias);
-        if (c.qk_norm) {
-            vector("self_attn.q_norm.weight", c.head_dim);
-            vector("self_attn.k_norm.weight", c.head_dim);
-        }
-        linear("self_attn.o_proj", c.hidden_dim, c.q_dim(), c.o_bias);
-        vector("post_attention_layernorm.weight", c.hidden_dim);
-        linear("mlp.gate_proj", c.intermediate_dim, c.hidden_dim, c.mlp_bias);
-        linear("mlp.up_proj", c.intermediate_dim, c.hidden_dim, c.mlp_bias);
-        linear("mlp.down_proj", c.hidden_dim, c.intermediate_dim, c.mlp_bias);
-    }
-    tensors.push_back({"norm.weight", {c.hidden_dim}});
-    if (!c.tie_word_embeddings) tensors.push_back({"lm_head.weight", {c.vocab_size, c.hidden_dim}});
-    return tensors;
+int64_t size_of(const CheckpointTensor& tensor) {
+    int64_t size = 1;
+    for (const int64_t dim : tensor.shape) size *= dim;
+    return size;
 }
 
 // `count` values of variance 1 / k, none of them zero.
@@ -76,29 +43,26 @@ std::vector<f16> random_block(int64_t count, int32_t k) {
 }  // namespace
 
 LoadResult load_synthetic(Runner& runner) {
-    const ModelConfig& config = runner.model_config();
-    std::vector<Tensor> tensors = tensors_of(config);
+    const DecoderSpec& spec = runner.model_spec();
+    const std::vector<CheckpointTensor> tensors = checkpoint_tensors(spec);
     int64_t largest = 0, total = 0;
-    for (const Tensor& tensor : tensors) {
-        largest = std::max(largest, tensor.size());
-        total += tensor.size();
+    for (const CheckpointTensor& tensor : tensors) {
+        largest = std::max(largest, size_of(tensor));
+        if (!tensor.again) total += size_of(tensor);
     }
-    const std::vector<f16> block = random_block(std::max(largest, std::min(total, kBlockElements)), config.hidden_dim);
-    // As the Python package does: a tied table comes again when it is known which of its inputs matter.
-    if (config.tie_word_embeddings && config.quantization == QuantizationType::W8A16)
-        tensors.push_back(tensors.front());
+    const std::vector<f16> block = random_block(std::max(largest, std::min(total, kBlockElements)), spec.hidden_dim);
 
     int64_t at = 0;
     const auto start = std::chrono::steady_clock::now();
-    for (const Tensor& tensor : tensors) {
+    for (const CheckpointTensor& tensor : tensors) {
         if (tensor.shape.size() == 1) {
-            const std::vector<f16> ones(tensor.size(), from_float<f16>(1.0f));
+            const std::vector<f16> ones(size_of(tensor), from_float<f16>(1.0f));
             runner.load_tensor(tensor.name, DType::F16, tensor.shape, ones.data());
             continue;
         }
-        if (at + tensor.size() > static_cast<int64_t>(block.size())) at = 0;
+        if (at + size_of(tensor) > static_cast<int64_t>(block.size())) at = 0;
         runner.load_tensor(tensor.name, DType::F16, tensor.shape, block.data() + at);
-        at += tensor.size();
+        at += size_of(tensor);
     }
     runner.finish_load();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

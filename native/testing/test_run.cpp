@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backends/registry.h"
+#include "config/engine_config.h"
 #include "core/error.h"
 #include "quantization/layout.h"
 
@@ -15,17 +16,11 @@ namespace {
 constexpr size_t kGuardBytes = 1024;
 constexpr unsigned char kPoison = 0xFF;
 
-EngineConfig engine_for(const tl_test_target& target, const tl_test_batch& batch) {
-    EngineConfig engine;
-    engine.device_kind = static_cast<DeviceKind>(target.device_kind);
-    engine.device_index = target.device_index;
-    // Decode steps have at most max_batch_size rows, prefill chunks at most max_step_tokens.
+KVCacheConfig kv_cache_for(const tl_test_batch& batch) {
+    // Decode steps have at most max_batch_size rows.
     const bool decode = static_cast<Phase>(batch.phase) == Phase::Decode;
-    engine.kv_cache.max_batch_size = std::max(batch.num_slots, decode ? batch.num_rows : 1);
-    engine.kv_cache.max_seq_len = std::max(batch.max_kv_len, batch.pages_per_seq * kPageTokens);
-    engine.kv_cache.num_pages = batch.num_pages;
-    engine.max_step_tokens = std::max(batch.num_rows, 1);
-    return engine;
+    return {std::max(batch.num_slots, decode ? batch.num_rows : 1),
+            std::max(batch.max_kv_len, batch.pages_per_seq * kPageTokens), batch.num_pages};
 }
 
 // First row of each segment and, last, the number of rows. A padding row is a segment of its own.
@@ -42,25 +37,13 @@ std::vector<int32_t> segment_starts(const tl_test_batch& batch) {
 
 }  // namespace
 
-ModelConfig smallest_model(const tl_test_target& target) {
-    ModelConfig model;
-    model.vocab_size = model.hidden_dim = model.intermediate_dim = model.num_layers = 1;
-    model.num_heads = model.num_kv_heads = 1;
-    model.head_dim = model.rotary_dim = 2;
-    model.max_seq_len = kPageTokens;
-    model.dtype = static_cast<DType>(target.dtype);
-    model.quantization = static_cast<QuantizationType>(target.quantization);
-    model.group_size = target.group_size;
-    return model;
-}
-
-TestRun::TestRun(const tl_test_target& target, const ModelConfig& model, const tl_test_batch& batch)
+TestRun::TestRun(const tl_test_target& target, const ModelShapes& shapes, const tl_test_batch& batch)
     : target_(target), dtype_(static_cast<DType>(target.dtype)) {
-    const EngineConfig engine = engine_for(target, batch);
-    if (engine.device_kind == DeviceKind::Cuda && dtype_ == DType::F32)
+    const auto device = static_cast<DeviceKind>(target.device_kind);
+    if (device == DeviceKind::Cuda && dtype_ == DType::F32)
         fail(TL_STATUS_CONFIG, "float32 activations run on the CPU only; use float16 or bfloat16 on a GPU");
-    backend_ = make_backend(engine.device_kind, engine.device_index);
-    const size_t scratch = static_cast<size_t>(scratch_bytes(engine.device_kind, model, engine));
+    backend_ = make_backend(device, target.device_index);
+    const size_t scratch = static_cast<size_t>(scratch_bytes(device, shapes, kv_cache_for(batch)));
     backend_->bind_scratch(poisoned(scratch, "scratch"), scratch);
     upload_batch(batch);
 }

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "config/config.h"
 #include "core/error.h"
 #include "memory/tracker.h"
 #include "ops/backend.h"
+#include "ops/model_shapes.h"
 #include "testing/testing.h"
 
 namespace tinyllm::testing {
@@ -29,10 +29,6 @@ void with_type(DType dtype, Body&& body) {
     }
 }
 
-// A ModelConfig in which every shape is the smallest that is valid, to be widened by a hook to the shapes of its op:
-// kernels' scratch is sized from it.
-ModelConfig smallest_model(const tl_test_target& target);
-
 // A checkpoint tensor and where its rows land in a fused weight.
 struct LinearPart {
     RowMap rows;
@@ -41,8 +37,8 @@ struct LinearPart {
 
 class TestRun {
 public:
-    // Opens the device of `target` and binds the scratch that `model` needs for steps like `batch`.
-    TestRun(const tl_test_target& target, const ModelConfig& model, const tl_test_batch& batch);
+    // Opens the device of `target` and binds the scratch that `shapes`, those of the op, need for steps like `batch`.
+    TestRun(const tl_test_target& target, const ModelShapes& shapes, const tl_test_batch& batch);
 
     Backend& backend() { return *backend_; }
     // Bytes of `count` elements of T.

@@ -106,8 +106,8 @@ TL_API tl_status tl_test_fill_random(const tl_test_target* target, int32_t n, in
                                      float* scales);
 
 // WeightLoader with the tensors of a checkpoint in the order given (rows 0: a vector), then the scales of all W8A16
-// matrices in the order of linear_specs(), each [n, groups] row by row. `count` is how many there are, of which as many
-// are written as fit in `capacity`.
+// matrices in the order of DecoderSpec::matrices(), each [n, groups] row by row. `count` is how many there are, of
+// which as many are written as fit in `capacity`.
 TL_API tl_status tl_test_model_scales(const tl_model_config* model, int32_t device_kind, int32_t num_tensors,
                                       const char* const* names, const tl_test_tensor* tensors, float* scales,
                                       int64_t capacity, int64_t* count);

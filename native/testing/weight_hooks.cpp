@@ -4,6 +4,8 @@
 
 #include "api/api_guard.h"
 #include "backends/registry.h"
+#include "config/engine_config.h"
+#include "config/model_config.h"
 #include "loading/weight_loader.h"
 #include "planning/plan.h"
 #include "quantization/layout.h"
@@ -63,16 +65,9 @@ void read_back(Backend& backend, const LinearWeight& weight, float* values, floa
     }
 }
 
-ModelConfig model_with(const tl_test_target& target, int32_t n, int32_t k) {
-    ModelConfig model = smallest_model(target);
-    model.hidden_dim = k;
-    model.vocab_size = n;
-    return model;
-}
-
 void load_linear(const tl_test_target& target, const tl_test_tensor& tensor, const tl_test_linear_load& load,
                  float* values, float* scales, int64_t* first_bad) {
-    TestRun run(target, model_with(target, tensor.rows, tensor.cols), {});
+    TestRun run(target, {}, {});
     const LinearWeight weight = run.empty_linear(tensor.rows, tensor.cols, "weight");
     *first_bad = run.load_part(
         weight, {{}, tensor},
@@ -82,19 +77,19 @@ void load_linear(const tl_test_target& target, const tl_test_tensor& tensor, con
 }
 
 void fill_random(const tl_test_target& target, int32_t n, int32_t k, uint64_t seed, float* values, float* scales) {
-    TestRun run(target, model_with(target, n, k), {});
+    TestRun run(target, {}, {});
     const LinearWeight weight = run.empty_linear(n, k, "weight");
     run.backend().fill_random(weight, seed);
     run.finish();
     read_back(run.backend(), weight, values, scales);
 }
 
-// All matrices, in the order of linear_specs().
-std::vector<LinearWeight> matrices(const ModelConfig& model, const ModelWeights& weights) {
+// All matrices, in the order of DecoderSpec::matrices().
+std::vector<LinearWeight> matrices(const DecoderSpec& spec, ModelWeights weights) {
     std::vector<LinearWeight> all = {weights.embedding};
-    for (const LayerWeights& layer : weights.layers)
-        all.insert(all.end(), {layer.qkv.qkv, layer.o_proj, layer.gate_up, layer.down_proj});
-    if (!model.tie_word_embeddings) all.push_back(weights.head);
+    for (size_t i = 0; i < spec.layers.size(); ++i)
+        for (const MatrixSpec& matrix : spec.layers[i].matrices) all.push_back(weights.layers[i].at(matrix.role));
+    if (spec.head) all.push_back(weights.head);
     return all;
 }
 
@@ -115,7 +110,7 @@ void model_scales(const ModelConfig& model, DeviceKind device, int32_t num_tenso
     }
     loader.finish();
     *count = 0;
-    for (const LinearWeight& weight : matrices(model, loader.weights())) {
+    for (const LinearWeight& weight : matrices(loader.spec(), loader.weights())) {
         if (weight.quantization != QuantizationType::W8A16) continue;
         for (const float scale : read_scales(*backend, weight)) {
             if (*count < capacity) scales[*count] = scale;

@@ -5,9 +5,7 @@ with tinyllm.load("model.gguf") as model:
     print(model.generate("The capital of France is", max_new_tokens=16).text)
 """
 
-from __future__ import annotations
-
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata as _metadata
 
 from ._native.devices import Device, devices
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
@@ -43,6 +41,11 @@ __all__ = [
 ]
 
 try:
-    __version__ = version("tinyllm")
-except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = _metadata.version("tinyllm")
+except _metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
+
+
+def __dir__() -> list[str]:
+    # Without the modules of the package, which are attributes of it whether they are public or not.
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -10,15 +10,19 @@ import difflib
 import functools
 import math
 import numbers
-from collections.abc import Collection
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from _typeshed import DataclassInstance
+
 INT32_MAX = 2**31 - 1  # the native structs hold counts as 32-bit integers
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound="DataclassInstance")
 
 
 def reject_unknown_fields(cls: type[_T]) -> type[_T]:
@@ -35,7 +39,7 @@ def reject_unknown_fields(cls: type[_T]) -> type[_T]:
                 raise ConfigError(f"{cls.__name__} has no field {name!r}; {hint}")
         generated_init(self, *args, **kwargs)
 
-    cls.__init__ = checked_init
+    cls.__init__ = checked_init  # type: ignore[method-assign]
     return cls
 
 
@@ -80,7 +84,7 @@ def is_finite_number(value: object) -> bool:
 
 def is_integer(value: object, low: int, high: int) -> bool:
     """Whether `value` is an integer (not a bool) from `low` to `high`."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and low <= int(value) <= high
 
 
 def check_boolean(config: Any, field: str) -> None:

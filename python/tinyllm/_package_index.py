@@ -50,7 +50,7 @@ def index_url() -> str:
 
 def _pip_configuration_files() -> list[Path]:
     """In the order in which pip's settings win."""
-    home = Path(os.path.expanduser("~"))
+    home = Path(os.environ.get("HOME") or "/")
     config_home = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     named = os.environ.get("PIP_CONFIG_FILE")
     return [

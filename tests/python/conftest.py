@@ -37,10 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:.*a context of .* tokens is beyond the:UserWarning")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is applied
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    real_model = [item for item in items if "smollm2_gguf" in getattr(item, "fixturenames", ())]
+    for item in real_model:
+        item.add_marker("slow")
     if not config.getoption("--without-smollm2"):
         return
-    left_out = [item for item in items if "smollm2_gguf" in getattr(item, "fixturenames", ())]
+    left_out = real_model
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 

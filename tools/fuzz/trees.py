@@ -24,6 +24,8 @@ class GgufEntry:
 
 @dataclass
 class GgufTensor:
+    """One entry of the list of tensors."""
+
     name: bytes
     dimensions: list[int]
     kind: int
@@ -32,6 +34,8 @@ class GgufTensor:
 
 @dataclass
 class GgufTree:
+    """A file."""
+
     entries: list[GgufEntry]
     tensors: list[GgufTensor]
     data: bytes
@@ -42,6 +46,7 @@ class GgufTree:
     inserted: bytes = field(default=b"")  # between metadata and tensors
 
     def to_bytes(self) -> bytes:
+        """The file's bytes."""
         counts = (
             len(self.tensors) if self.num_tensors is None else self.num_tensors,
             len(self.entries) if self.num_entries is None else self.num_entries,
@@ -128,11 +133,14 @@ def read_gguf(content: bytes) -> GgufTree:
 
 @dataclass
 class SafetensorsTree:
+    """A file."""
+
     header: Any  # JSON
     data: bytes
     header_bytes: int | None = None  # what the file says about it; None: the truth
 
     def to_bytes(self) -> bytes:
+        """The file's bytes."""
         header = json.dumps(self.header).encode()
         size = len(header) if self.header_bytes is None else self.header_bytes
         return struct.pack("<Q", size % 2**64) + header + self.data

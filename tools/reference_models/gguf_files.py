@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
-from .cases import Case
 from .oracle import build_model
 from .tokenizer import BOS_TOKEN, CHAT_TEMPLATE, EOS_TOKEN, MERGES, SPECIAL_TOKENS, TOKENS
 from .weights import random_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from .cases import Case
 
 FILE_NAME = "model.gguf"
 _SCALING_TYPES = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
@@ -41,7 +45,7 @@ def _permuted_heads(config: dict[str, Any], key: str) -> int:
     """Number of heads of a tensor whose rows GGUF permutes, 0 for every other tensor."""
     if config["model_type"] != "llama":
         return 0
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    heads: dict[str, int] = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     return heads.get(key.split(".")[-2], 0)
 
 
@@ -98,6 +102,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, case: Case) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
+def _stored_name(names: gguf.TensorNameMap, key: str) -> str:
+    name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+    if name is None:
+        raise KeyError(f"the gguf package has no name for {key!r}")
+    return name
+
+
 def write_checkpoint(case: Case, directory: Path) -> None:
     """Write `directory`/model.gguf with random weights; matrices take the types of `case.gguf_types` in turn."""
     model = build_model(case.config)
@@ -119,7 +130,7 @@ def write_checkpoint(case: Case, directory: Path) -> None:
         values, heads = tensor.numpy(), _permuted_heads(case.config, key)
         if heads:
             values = _interleave(values, heads)
-        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        name = _stored_name(names, key)
         if values.ndim == 1:
             writer.add_tensor(name, values)
         else:
@@ -139,7 +150,7 @@ def read_checkpoint(case: Case, directory: Path) -> PreTrainedModel:
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(directory / FILE_NAME).tensors}
     state = {}
     for key in random_state(build_model(case.config), case.name):
-        tensor = stored[names.get_name(key, try_suffixes=(".weight", ".bias"))]
+        tensor = stored[_stored_name(names, key)]
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         heads = _permuted_heads(case.config, key)
         state[key] = torch.from_numpy(_deinterleave(values, heads) if heads else values)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from .cases import Case
 from .oracle import build_model
 from .tokenizer import save_tokenizer
 from .weights import random_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .cases import Case
 
 
 def _use_old_keys(config_file: Path) -> None:

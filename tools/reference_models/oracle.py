@@ -46,8 +46,11 @@ def build_model(config: dict[str, Any], state: dict[str, torch.Tensor] | None = 
 
 
 def _forget_earlier_sequences(model: PreTrainedModel) -> None:
-    """Put dynamic RoPE back to its start: transformers keeps the frequencies of the longest sequence it has seen
-    until one shorter than the original context comes along."""
+    """Put dynamic RoPE back to its start.
+
+    transformers keeps the frequencies of the longest sequence it has seen until one shorter than the original context
+    comes along.
+    """
     model(torch.zeros(1, 1, dtype=torch.long), use_cache=False)
 
 

@@ -7,12 +7,14 @@ configuration or the weights so that transformers computes what a faulty engine 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .cases import Case
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .cases import Case
 
 Config = dict[str, Any]
 State = dict[str, torch.Tensor]

@@ -11,6 +11,7 @@
 #include "backends/cpu/attention/attention.h"
 #include "backends/cpu/rows/norm.h"
 #include "backends/cpu/sampling/sample.h"
+#include "config/engine_config.h"
 #include "core/error.h"
 #include "core/host.h"
 #include "core/parallel.h"
@@ -120,10 +121,11 @@ tl_device_info device_info() {
     return info;
 }
 
-int64_t scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
+int64_t scratch_bytes(const ModelShapes& model, const KVCacheConfig& kv_cache) {
     // The ops run one after another, so they share the scratch.
-    return std::max({attention_scratch_bytes(model, engine), sample_scratch_bytes(model, engine),
-                     linear_scratch_bytes(model, engine)});
+    return std::max({attention_scratch_bytes(model, kv_cache),
+                     sample_scratch_bytes(model.vocab_size, kv_cache.max_batch_size),
+                     linear_scratch_bytes(model.largest_k())});
 }
 
 }  // namespace tinyllm::cpu

@@ -8,6 +8,11 @@
 #include "backends/cpu/simd/isa.h"
 #include "backends/cpu/simd/kernels.h"
 #include "ops/backend.h"
+#include "ops/model_shapes.h"
+
+namespace tinyllm {
+struct KVCacheConfig;
+}
 
 namespace tinyllm::cpu {
 
@@ -66,7 +71,7 @@ std::unique_ptr<Backend> make_backend();
 // Never throws: where an environment variable is wrong, `usable` is 0 and the description says why.
 tl_device_info device_info();
 
-// Bytes for bind_scratch: what the op that needs most needs, for any step of an engine.
-int64_t scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+// Bytes for bind_scratch: what the op that needs most needs, for any step with this KV cache.
+int64_t scratch_bytes(const ModelShapes& model, const KVCacheConfig& kv_cache);
 
 }  // namespace tinyllm::cpu

@@ -19,6 +19,7 @@
 #include "backends/cuda/runtime/driver_ledger.h"
 #include "backends/cuda/runtime/graph_cache.h"
 #include "backends/cuda/runtime/host_transfer.h"
+#include "config/engine_config.h"
 #include "core/error.h"
 
 namespace tinyllm::cuda {
@@ -197,7 +198,7 @@ public:
     void attention(const StepBatch& batch, const AttentionShape& shape, const void* qkv, const KvLayer& kv,
                    void* out) override {
         const DeviceScope scope(device_);
-        cuda::attention(cuda_stream_.get(), scratch_, batch, shape, {}, batch.dtype, qkv, kv, out);
+        cuda::attention(cuda_stream_.get(), scratch_, batch, shape, {}, {}, batch.dtype, qkv, kv, out);
     }
 
     void qkv_attention(const StepBatch& batch, const QkvWeights& weights, const AttentionShape& shape,
@@ -208,7 +209,7 @@ public:
         const DeviceScope scope(device_);
         normed_linear(batch, {weights.input_norm, nullptr, normed}, weights.qkv, hidden, batch.num_rows,
                       {LinearOutput::Kind::Store, qkv, shape.qkv_dim()});
-        cuda::attention(cuda_stream_.get(), scratch_, batch, shape,
+        cuda::attention(cuda_stream_.get(), scratch_, batch, shape, weights.qkv.hints,
                         {NewestToken::InQkv, weights.q_norm, weights.k_norm, cos_sin, rope.rotary_dim}, batch.dtype,
                         qkv, kv, out);
     }

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "backends/cuda/scratch_bytes.h"
-#include "config/config.h"
 #include "ops/backend.h"
 
 namespace tinyllm::cuda {

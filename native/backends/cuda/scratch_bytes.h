@@ -4,11 +4,14 @@
 
 #include <cstdint>
 
-#include "config/config.h"
+namespace tinyllm {
+struct KVCacheConfig;
+struct ModelShapes;
+}  // namespace tinyllm
 
 namespace tinyllm::cuda {
 
 // Bytes to bind with Backend::bind_scratch: the counters, and behind them what the most demanding operation needs.
-int64_t scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+int64_t scratch_bytes(const ModelShapes& model, const KVCacheConfig& kv_cache);
 
 }  // namespace tinyllm::cuda

@@ -127,6 +127,15 @@ class CPlanEntry(Structure):
     ]
 
 
+class CTensorSpec(Structure):
+    _fields_: ClassVar = [
+        ("name", c_char * 64),
+        ("shape", c_int64 * 2),
+        ("num_dims", c_int32),
+        ("again", c_int32),
+    ]
+
+
 class CMemoryStats(Structure):
     _fields_: ClassVar = [
         ("component", c_char * 32),
@@ -183,6 +192,7 @@ STRUCTS = {
     "tl_request": CRequest,
     "tl_device_info": CDeviceInfo,
     "tl_plan_entry": CPlanEntry,
+    "tl_tensor_spec": CTensorSpec,
     "tl_memory_stats": CMemoryStats,
     "tl_allocation": CAllocation,
     "tl_overhead_entry": COverheadEntry,
@@ -194,6 +204,7 @@ _I32, _U64 = POINTER(c_int32), POINTER(c_uint64)
 FUNCTIONS = {
     "tl_device_count": [_I32],
     "tl_device_info_get": [c_int32, POINTER(CDeviceInfo)],
+    "tl_model_tensors": [POINTER(CModelConfig), POINTER(CTensorSpec), c_int32, _I32],
     "tl_plan": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(CPlanEntry), c_int32, _I32],
     "tl_plan_overhead": [POINTER(CModelConfig), POINTER(CEngineConfig), POINTER(COverheadEntry), c_int32, _I32],
     "tl_plan_max_seq_len": [POINTER(CModelConfig), POINTER(CEngineConfig), c_uint64, c_int32, _I32],

@@ -62,7 +62,7 @@ def parse_device(name: str) -> tuple[str, int] | None:
 
 
 def kind_of_device(name: str) -> str:
-    """ "cpu" or "cuda" of a device name, which need not exist; of "auto" as `resolve_device` would choose."""
+    """The kind, "cpu" or "cuda", of a device name, which need not exist; of "auto" as `resolve_device` would choose."""
     wanted = parse_device(name)
     return resolve_device(name).kind if wanted is None else wanted[0]
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import Structure, byref, c_int32, c_int64, c_void_p
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .._checks import is_integer
 from ..config import KVCacheConfig, ModelConfig, QuantizationType
@@ -20,9 +18,13 @@ from .abi import (
     CModelConfig,
     COverheadEntry,
     CPlanEntry,
+    CTensorSpec,
 )
 from .handle import NativeObject
 from .library import call, library, read_list
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 DEVICE_KINDS = {"cpu": 0, "cuda": 1}
@@ -39,7 +41,7 @@ def model_struct(config: ModelConfig, rope_freq_factors: bool = False) -> CModel
         "quantization": QUANTIZATIONS[config.quantization],
         "rope_type": ROPE_TYPES[config.rope_type],
     }
-    for name, _ in CModelConfig._fields_:
+    for name, *_ in CModelConfig._fields_:
         if name in encoded:
             setattr(struct, name, encoded[name])
         elif name not in ("struct_size", "rope_freq_factors"):
@@ -83,6 +85,11 @@ def device_infos() -> list[CDeviceInfo]:
     return infos
 
 
+def model_tensors(model: CModelConfig) -> list[CTensorSpec]:
+    """The tensors of a checkpoint, in the order to load them in."""
+    return read_list("tl_model_tensors", CTensorSpec, byref(model))
+
+
 def plan(model: CModelConfig, engine: CEngineConfig) -> list[CPlanEntry]:
     """The memory plan of a configuration; needs no device."""
     return read_list("tl_plan", CPlanEntry, byref(model), byref(engine))
@@ -94,8 +101,10 @@ def plan_overhead(model: CModelConfig, engine: CEngineConfig) -> list[COverheadE
 
 
 def largest_plan(what: str, model: CModelConfig, engine: CEngineConfig, memory: float, limit: int) -> int:
-    """The largest "max_seq_len" or "max_batch" (`what`), at most `limit`, of an engine that fits into `memory` bytes;
-    0 if none does, as in nothing, less than nothing and NaN."""
+    """The largest "max_seq_len" or "max_batch" (`what`), at most `limit`, of an engine that fits into `memory` bytes.
+
+    0 if none does, as in nothing, less than nothing and NaN.
+    """
     result = c_int32()
     whole = int(min(memory, 2**64 - 1)) if memory > 0 else 0
     call(f"tl_plan_{what}", byref(model), byref(engine), whole, limit, byref(result))
@@ -103,8 +112,10 @@ def largest_plan(what: str, model: CModelConfig, engine: CEngineConfig, memory: 
 
 
 class NativeEngine(NativeObject):
-    """One engine. Not for users: `model.Model` owns it. Every method may be called from any thread; once the engine is
-    closed they raise ClosedError."""
+    """One engine. Not for users: `model.Model` owns it.
+
+    Every method may be called from any thread; once the engine is closed they raise ClosedError.
+    """
 
     def __init__(self, model: CModelConfig, engine: CEngineConfig) -> None:
         super().__init__(library().tl_engine_destroy, at_exit=library().tl_engine_close)
@@ -121,8 +132,10 @@ class NativeEngine(NativeObject):
             raise ClosedError("this model is closed; load it again")
 
     def close(self) -> None:
-        """End all requests and give all memory back, once the calls of other threads are over. Closing twice is
-        allowed."""
+        """End all requests and give all memory back, once the calls of other threads are over.
+
+        Closing twice is allowed.
+        """
         call("tl_engine_close", self.handle)
 
     def load_tensor(self, name: str, array: np.ndarray) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Callable
 from ctypes import byref, c_void_p
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class _Entry(NamedTuple):

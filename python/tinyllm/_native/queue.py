@@ -5,17 +5,20 @@ from __future__ import annotations
 import ctypes
 import secrets
 import struct
-from collections.abc import Sequence
 from ctypes import POINTER, byref, c_int32, c_uint64, c_void_p, create_string_buffer
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..config import GenerationConfig
 from .abi import CEvent, CGenerationConfig, CRequest
-from .engine import NativeEngine
 from .handle import NativeObject
 from .library import call, error_of, library
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..config import GenerationConfig
+    from .engine import NativeEngine
 
 # How long one call waits for events. Python runs signal handlers between calls, so this is the longest that a Ctrl-C
 # waits.
@@ -60,8 +63,10 @@ class EventQueue(NativeObject):
         call("tl_queue_create", engine.handle, byref(self.handle))
 
     def submit(self, prompts: Sequence[Sequence[int]], config: GenerationConfig, stop_token_ids: Sequence[int]) -> int:
-        """Queue a request for each prompt, all of them or, where one is wrong, none. Returns the id of the first; the
-        others follow. Without a seed in `config` each has one of its own."""
+        """Queue a request for each prompt, all of them or, where one is wrong, none.
+
+        Returns the id of the first; the others follow. Without a seed in `config` each has one of its own.
+        """
         stops = (c_int32 * len(stop_token_ids))(*stop_token_ids)
         ids = [np.ascontiguousarray(prompt, dtype=np.int32) for prompt in prompts]
         configs = (CGenerationConfig * len(ids))()
@@ -115,5 +120,5 @@ def _fill(
         "stop_token_ids": stops,
         "num_stop_token_ids": len(stops),
     }
-    for name, _ in CGenerationConfig._fields_:
+    for name, *_ in CGenerationConfig._fields_:
         setattr(struct_, name, other[name] if name in other else getattr(config, name))

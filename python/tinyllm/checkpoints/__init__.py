@@ -2,8 +2,8 @@
 
 The files, from the outside in: huggingface/hub.py fetches a model by name; huggingface/ and gguf/ are the two formats,
 each with a checkpoint.py, a reader of its configuration (config.py) and those of its tensors (safetensors.py; header.py
-and file.py); files.py, rope.py, generation.py and settings.py are shared; schema.py states which tensors a model must
-have.
+and file.py); files.py, rope.py, generation.py and settings.py are shared; schema.py compares tensors with those
+a model must have.
 
 To add an architecture, add its row to the table in huggingface/config.py, its biases and norms there, and its GGUF name
 in gguf/config.py.

@@ -93,7 +93,7 @@ class Checkpoint(abc.ABC):
     @property
     def rope_freq_factors(self) -> bool:
         """Whether the checkpoint brings divisors of the RoPE frequencies (GGUF files of Llama 3.1 and later)."""
-        return any(tensor.name == "rope_freqs.weight" for tensor in self.tensors())
+        return False
 
     def require_unchanged(self) -> None:
         """CheckpointError if one of the files with tensors was changed since its header was read."""

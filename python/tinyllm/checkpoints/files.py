@@ -30,24 +30,29 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a directory",
 }
 
 
 def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading. CheckpointError for anything else, at once: a pipe is not waited for."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+    except IsADirectoryError:
+        raise CheckpointError(f"{path}: expected a regular file, found a directory") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL or a lone surrogate in the name
         raise cannot_be_read(path, error) from error
     try:
-        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        kind = stat.S_IFMT(os.fstat(file.fileno()).st_mode)
         if kind != stat.S_IFREG:
             raise CheckpointError(f"{path}: expected a regular file, found {_KINDS.get(kind, 'something else')}")
-        return os.fdopen(descriptor, "rb")
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def cannot_be_read(path: Path | str, error: OSError | ValueError) -> CheckpointError:
@@ -58,7 +63,7 @@ def cannot_be_read(path: Path | str, error: OSError | ValueError) -> CheckpointE
 def exists(path: Path) -> bool:
     """Whether there is anything at `path`. CheckpointError where that cannot be told."""
     try:
-        os.stat(path)
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:

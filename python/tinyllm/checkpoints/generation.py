@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from .settings import Settings, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p")
 _LONGEST_KEY = 60

@@ -1,4 +1,4 @@
-"""Which tensors a model configuration implies: their canonical names, shapes and load order.
+"""Which tensors a model configuration implies: their canonical names, shapes and load order, as the library says.
 
 Canonical names are Hugging Face's without the leading "model."; linear weights are [out_features, in_features].
 """
@@ -6,54 +6,31 @@ Canonical names are Hugging Face's without the leading "model."; linear weights 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..config import ModelConfig
-from ..errors import CheckpointError
-from .base import TensorInfo
+from .._native import engine as native
+from ..errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
+
+    from ..config import ModelConfig
+    from .base import TensorInfo
 
 Shape = tuple[int, ...]
 
 _MAX_REPORTED = 8  # a wrong config makes every tensor wrong; the first few tell the story
 
 
-def expected_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Name -> shape of every tensor the model needs, in the order a loader should read them."""
-    tensors = {"embed_tokens.weight": (config.vocab_size, config.hidden_dim)}
-    for layer in range(config.num_layers):
-        tensors.update((f"layers.{layer}.{name}", shape) for name, shape in _layer_tensors(config))
-    tensors["norm.weight"] = (config.hidden_dim,)
-    if not config.tie_word_embeddings:
-        tensors["lm_head.weight"] = (config.vocab_size, config.hidden_dim)
-    return tensors
+def expected_tensors(config: ModelConfig, rope_freq_factors: bool = False) -> dict[str, Shape]:
+    """Name -> shape of every tensor the model needs, in the order a loader should read them.
 
-
-def _layer_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    """Names and shapes of one decoder layer, in the order of the forward pass."""
-    q_dim = config.num_heads * config.head_dim
-    kv_dim = config.num_kv_heads * config.head_dim
-    yield "input_layernorm.weight", (config.hidden_dim,)
-    for name, out_features in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
-        yield f"self_attn.{name}_proj.weight", (out_features, config.hidden_dim)
-        if config.qkv_bias:
-            yield f"self_attn.{name}_proj.bias", (out_features,)
-    if config.qk_norm:
-        yield "self_attn.q_norm.weight", (config.head_dim,)
-        yield "self_attn.k_norm.weight", (config.head_dim,)
-    yield "self_attn.o_proj.weight", (config.hidden_dim, q_dim)
-    if config.o_bias:
-        yield "self_attn.o_proj.bias", (config.hidden_dim,)
-    yield "post_attention_layernorm.weight", (config.hidden_dim,)
-    for name, out_features, in_features in (
-        ("gate", config.intermediate_dim, config.hidden_dim),
-        ("up", config.intermediate_dim, config.hidden_dim),
-        ("down", config.hidden_dim, config.intermediate_dim),
-    ):
-        yield f"mlp.{name}_proj.weight", (out_features, in_features)
-        if config.mlp_bias:
-            yield f"mlp.{name}_proj.bias", (out_features,)
+    `rope_freq_factors`: with the tensor that divides the RoPE frequencies.
+    """
+    tensors = native.model_tensors(native.model_struct(config, rope_freq_factors))
+    return {tensor.name.decode(): tuple(tensor.shape[: tensor.num_dims]) for tensor in tensors}
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -69,12 +46,11 @@ def match_tensors(
     stored_name: Callable[[str], str],
     loadable_types: Collection[str],
     is_harmless: Callable[[str], bool],
-    optional: Mapping[str, Shape] | None = None,
+    rope_freq_factors: bool = False,
 ) -> list[TensorInfo]:
     """Compare what a checkpoint holds with what its configuration implies; headers only, no data is read.
 
     `stored` maps the format's own names to tensors, `stored_name` turns a canonical name into the format's own.
-    `optional` tensors (canonical names) are used where they are stored; they come first.
     Returns the tensors to load under their canonical names, in load order. Raises one CheckpointError that lists
     every missing, extra, mis-shaped or mis-typed tensor (the first few of them) with file, expected and found.
 
@@ -84,13 +60,15 @@ def match_tensors(
     if config.num_layers > len(stored):
         # Before a list of tensors is made that has millions of entries, because one damaged number says so.
         raise CheckpointError(f"{location}: expected {config.num_layers} layers, found {len(stored)} tensors in all")
-    required = expected_tensors(config)
-    optional = {name: shape for name, shape in (optional or {}).items() if stored_name(name) in stored}
+    try:
+        required = expected_tensors(config, rope_freq_factors)
+    except ConfigError as error:
+        raise CheckpointError(f"{location}: {error}") from error
     redundant = {"lm_head.weight": required["embed_tokens.weight"]} if config.tie_word_embeddings else {}
 
     problems: list[str] = []
     matched: list[TensorInfo] = []
-    for name, shape in {**optional, **required}.items():
+    for name, shape in required.items():
         info = stored.get(stored_name(name))
         if info is None:
             problems.append(f"{location}: tensor {stored_name(name)!r} is missing; expected shape {list(shape)}")
@@ -98,7 +76,7 @@ def match_tensors(
         problems.extend(_tensor_problems(info, shape, loadable_types))
         matched.append(replace(info, name=name))
 
-    known = {stored_name(name) for name in (*required, *optional)}
+    known = set(map(stored_name, required))
     for name, info in stored.items():
         if name in known or is_harmless(name):
             continue

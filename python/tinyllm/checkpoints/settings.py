@@ -15,11 +15,13 @@ without anybody noticing.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._checks import INT32_MAX, is_finite_number
 from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
 
 _REQUIRED: Any = object()
 _SCALING_WORDS = ("multiplier", "scale", "scaling", "factor", "ratio", "fraction", "percent", "pct")

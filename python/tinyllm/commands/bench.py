@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._native.library import library_path
 from ..errors import TinyllmError
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
 
 
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "bench",
         help="measure speed (runs tinyllm-bench)",
-        description="Runs tinyllm-bench; all arguments go to it.",
+        description="Runs tinyllm-bench; all arguments go to it. With --python first: how much of the native rate\n"
+        "reaches Python (tinyllm bench --python --help).",
         add_help=False,
         prefix_chars="\0",  # so that its flags are not taken for ours
     )
@@ -36,6 +39,10 @@ def bench_path() -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.arguments[:1] == ["--python"]:
+        from . import bench_python
+
+        return bench_python.run(bench_path(), args.arguments[1:])
     return subprocess.run([bench_path(), *args.arguments], check=False).returncode
 
 

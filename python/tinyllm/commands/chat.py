@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..model import Model
 from .options import MODEL_HELP, add_model_options, add_sampling_options, generation_settings, load_model
 from .output import print_stats, write_stream
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..config import GenerationSettings
+    from ..model import Model
 
 _HELP = "Commands: /reset forgets the conversation, /exit (or Ctrl-D) ends, /help shows this. Ctrl-C stops an answer."
 
@@ -32,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _converse(model: Model, args: argparse.Namespace, settings: dict[str, Any]) -> None:
+def _converse(model: Model, args: argparse.Namespace, settings: GenerationSettings) -> None:
     beginning = [{"role": "system", "content": args.system}] if args.system else []
     history = list(beginning)
     while (line := _read_line()) is not None:
@@ -59,7 +63,7 @@ def _read_line() -> str | None:
 
 
 def _answer(
-    model: Model, history: list[dict[str, str]], text: str, show_stats: bool, settings: dict[str, Any]
+    model: Model, history: list[dict[str, str]], text: str, show_stats: bool, settings: GenerationSettings
 ) -> list[dict[str, str]]:
     """Streams one answer; returns the history with it, or the old one where the answer failed or was stopped."""
     messages = [*history, {"role": "user", "content": text}]

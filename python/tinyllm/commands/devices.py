@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._native.devices import devices
 from ..memory.report import format_bytes
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add(subparsers: Any) -> None:

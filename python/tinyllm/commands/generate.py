@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .options import MODEL_HELP, add_model_options, add_sampling_options, generation_settings, load_model
 from .output import print_stats, write_stream
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add(subparsers: Any) -> None:
@@ -31,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
     if args.logprobs and not args.json:
         raise ConfigError("--logprobs needs --json: the streamed text has no place for them")
     settings = generation_settings(args)
+    settings["logprobs"] = args.logprobs
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     with load_model(args, args.model) as model:
         if args.json:
-            result = model.generate(prompt, logprobs=args.logprobs, **settings)
+            result = model.generate(prompt, **settings)
             print(json.dumps(asdict(result), ensure_ascii=False))
             return 0
         _, stats = write_stream(model.stream(prompt, **settings))

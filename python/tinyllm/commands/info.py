@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._native.devices import resolve_device
 from ..checkpoints import count_parameters, open_checkpoint
@@ -13,6 +12,9 @@ from ..config import KVCacheConfig
 from ..memory.planning import default_kv_cache, engine_config, make_plan
 from ..memory.report import format_bytes
 from .options import MODEL_HELP, add_model_options
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add(subparsers: Any) -> None:

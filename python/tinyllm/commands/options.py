@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from ..config import GenerationConfig, KVCacheConfig, QuantizationType
+from ..config import GenerationConfig, GenerationSettings, KVCacheConfig, QuantizationType
 from ..model import Model, load
+
+if TYPE_CHECKING:
+    import argparse
 
 MODEL_HELP = "Hugging Face directory, GGUF file, or owner/name on the Hugging Face Hub"
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop", "ignore_eos")
+_SETTINGS = (
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "ignore_eos",
+)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +76,8 @@ def load_model(args: argparse.Namespace, path: str) -> Model:
     )
 
 
-def generation_settings(args: argparse.Namespace) -> dict[str, Any]:
+def generation_settings(args: argparse.Namespace) -> GenerationSettings:
     """Keyword arguments for `generate`: only what the user gave, and a limit."""
-    settings = {name: getattr(args, name) for name in _SAMPLING if getattr(args, name) is not None}
-    settings["max_new_tokens"] = args.max_new_tokens
-    GenerationConfig(**settings)  # a wrong value is reported before a model is loaded
-    return settings
+    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    GenerationConfig(**given)  # a wrong value is reported before a model is loaded
+    return cast("GenerationSettings", given)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from ..generation.results import GenerationStats, StreamPiece
 from ..memory.report import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..generation.results import GenerationStats, StreamPiece
 
 
 def write_stream(pieces: Iterable[StreamPiece]) -> tuple[str, GenerationStats | None]:

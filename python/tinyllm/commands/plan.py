@@ -6,14 +6,16 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import KVCacheConfig, QuantizationType
 from ..errors import ConfigError
 from ..memory.planning import MemoryPlan, comparison_table, plan
 from ..memory.report import format_bytes
 from .options import MODEL_HELP
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _LARGEST_SIZE = 1 << 63  # bytes; more than any memory

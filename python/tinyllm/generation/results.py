@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .._native.queue import Event
+if TYPE_CHECKING:
+    from .._native.queue import Event
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,11 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class StreamPiece:
-    """One token of a stream. Text that may still change (an unfinished UTF-8 sequence, the beginning of a stop string)
-    is held back, so `text` may be empty; the texts of all pieces joined are the text of the result."""
+    """One token of a stream.
+
+    Text that may still change (an unfinished UTF-8 sequence, the beginning of a stop string) is held back, so `text`
+    may be empty; the texts of all pieces joined are the text of the result.
+    """
 
     text: str
     token_id: int | None  # None only if the request was cancelled before its next token

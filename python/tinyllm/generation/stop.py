@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class StopMatcher:
@@ -16,7 +19,9 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Args:
+        """Begin a stream.
+
+        Args:
             stops: the stop strings; none at all means that all text passes through.
 
         Raises:

@@ -6,14 +6,17 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from .._native.engine import NativeEngine
 from .._native.queue import FINISH_CANCELLED, FINISH_ERROR, FINISH_LENGTH, FINISH_NONE, FINISH_STOP, Event, EventQueue
-from ..config import GenerationConfig
 from ..errors import ClosedError
-from ..tokenization.detokenizer import StreamDecoder
 from .results import GenerationResult, GenerationStats, StreamPiece
 from .stop import StopMatcher
+
+if TYPE_CHECKING:
+    from .._native.engine import NativeEngine
+    from ..config import GenerationConfig
+    from ..tokenization.detokenizer import StreamDecoder
 
 _REASONS = {FINISH_NONE: None, FINISH_STOP: "stop", FINISH_LENGTH: "length", FINISH_CANCELLED: "cancelled"}
 
@@ -27,21 +30,49 @@ class TextRequest:
         self._config = config
         self._decoder = decoder
         self._matcher = StopMatcher(config.stop)
-        self._pieces: list[StreamPiece] = []
-        self.ended = False
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._finish_reason: str | None = None
+        self._stats: GenerationStats | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last event has come, or a stop string."""
+        return self._finish_reason is not None
 
     def piece(self, queue: EventQueue, event: Event) -> StreamPiece:
-        """The piece of the next event. The last one has a finish_reason and the statistics. Where a stop string ends
-        the request its tokens to come are cancelled. Raises the error that the request ended with."""
+        """The piece of the next event. The last one has a finish_reason and the statistics.
+
+        Where a stop string ends the request its tokens to come are cancelled. Raises the error that the request ended
+        with.
+        """
+        text = self._advance(queue, event)
+        return StreamPiece(
+            text,
+            None if event.token_id < 0 else event.token_id,
+            None if math.isnan(event.logprob) else event.logprob,
+            self._finish_reason,
+            self._stats,
+        )
+
+    def add(self, queue: EventQueue, event: Event) -> None:
+        """As `piece`, but keeps what it has for `result`."""
+        self._texts.append(self._advance(queue, event))
+        if event.token_id >= 0:
+            self._token_ids.append(event.token_id)
+            self._logprobs.append(event.logprob)
+
+    def _advance(self, queue: EventQueue, event: Event) -> str:
+        """Text that is certain now."""
         if event.finish_reason == FINISH_ERROR:
-            self.ended = True
+            self._finish_reason = "error"
             raise queue.error(event)
-        token_id = None if event.token_id < 0 else event.token_id
         reason = _REASONS[event.finish_reason]
         text = ""
         if self._decoder is not None:
-            if token_id is not None and event.finish_reason != FINISH_STOP:
-                text = self._decoder.push(token_id)
+            if event.token_id >= 0 and event.finish_reason != FINISH_STOP:
+                text = self._decoder.push(event.token_id)
             if reason is not None:
                 text += self._decoder.flush()
         text, stopped = self._matcher.push(text)
@@ -52,28 +83,25 @@ class TextRequest:
             reason = "stop"
         elif reason is not None:
             text += self._matcher.flush()
-        self.ended = reason is not None
-        stats = GenerationStats.from_event(event, self._peak_memory()) if self.ended else None
-        logprob = None if math.isnan(event.logprob) else event.logprob
-        return StreamPiece(text, token_id, logprob, reason, stats)
-
-    def add(self, queue: EventQueue, event: Event) -> None:
-        """Keeps the piece of the next event for `result`."""
-        self._pieces.append(self.piece(queue, event))
+        if reason is not None:
+            self._finish_reason = reason
+            self._stats = GenerationStats.from_event(event, self._peak_memory())
+        return text
 
     def result(self) -> GenerationResult:
-        """All pieces joined, once it has ended."""
-        tokens = [piece for piece in self._pieces if piece.token_id is not None]
+        """Everything that was added, once it has ended."""
+        assert self._finish_reason is not None
+        assert self._stats is not None
         return GenerationResult(
-            text="".join(piece.text for piece in self._pieces),
-            token_ids=[piece.token_id for piece in tokens],
-            finish_reason=self._pieces[-1].finish_reason,
-            stats=self._pieces[-1].stats,
-            logprobs=[piece.logprob for piece in tokens] if self._config.logprobs else None,
+            text="".join(self._texts),
+            token_ids=self._token_ids,
+            finish_reason=self._finish_reason,
+            stats=self._stats,
+            logprobs=self._logprobs if self._config.logprobs else None,
         )
 
     def _peak_memory(self) -> int:
-        return next(row.peak_bytes for row in self._engine.memory() if row.component == b"total")
+        return next(int(row.peak_bytes) for row in self._engine.memory() if row.component == b"total")
 
 
 def generate_all(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._native import engine as native
-from .._native.abi import CEngineConfig, CModelConfig
 from .._native.devices import kind_of_device
 from ..checkpoints import open_checkpoint
-from ..config import KVCacheConfig, ModelConfig, QuantizationType
+from ..config import KVCacheConfig, ModelConfig, QuantizationType, as_quantization
 from ..errors import ConfigError, OutOfMemoryError
 from .report import Overhead, PlanEntry, by_component, format_bytes, overhead_entries, plan_entries
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from .._native.abi import CEngineConfig, CModelConfig
 
 _DEFAULT_CONTEXT = 2048
 PAGE_TOKENS = 64  # a KV page; contexts are planned in whole pages
@@ -32,8 +35,10 @@ CUDA_DRIVER_ESTIMATE = {"context (estimate)": 524 << 20, "modules (estimate)": 1
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Every allocation that a configuration makes on a device. Sizes in bytes. Computed by the native library, which
-    allocates exactly these entries."""
+    """Every allocation that a configuration makes on a device. Sizes in bytes.
+
+    Computed by the native library, which allocates exactly these entries.
+    """
 
     config: ModelConfig
     kv_cache: KVCacheConfig
@@ -58,8 +63,11 @@ class MemoryPlan:
 
     @property
     def estimates(self) -> dict[str, int]:
-        """What a device must have beside `total`: a GPU the driver's own memory, roughly, and what loading and the
-        rounding of the memory pool take; a CPU what loading takes."""
+        """What a device must have beside `total`.
+
+        A GPU: the driver's own memory, roughly, and what loading and the rounding of the memory pool take. A CPU: what
+        loading takes.
+        """
         if self.device != "cuda":
             return {"loading": self.host_peak - self.total}
         beside = sum(entry.bytes for entry in self.overhead if entry.on_device)
@@ -67,8 +75,10 @@ class MemoryPlan:
 
     @property
     def host_peak(self) -> int:
-        """Host memory at most while the model loads, the interpreter and mapped files apart. On the CPU the model
-        itself is part of it."""
+        """Host memory at most while the model loads, the interpreter and mapped files apart.
+
+        On the CPU the model itself is part of it.
+        """
         beside = sum(entry.bytes for entry in self.overhead if not entry.on_device) + self.reader_bytes
         return beside + (self.total if self.device == "cpu" else 0)
 
@@ -200,7 +210,7 @@ def engine_config(
         dtype = "bfloat16" if config.dtype == "float32" else config.dtype
     return replace(
         config,
-        quantization=quantization,
+        quantization=as_quantization(quantization),
         group_size=group_size,
         dtype=dtype,
         recompute_activations=recompute_activations,
@@ -251,8 +261,9 @@ def auto_kv_cache(
     max_step_tokens: int | None = None,
     rope_freq_factors: bool = False,
 ) -> KVCacheConfig:
-    """The KV cache that makes the whole plan fill `memory` bytes: the context first, up to the model's own, then as
-    many sequences of it as fit, at most 64.
+    """The KV cache that makes the whole plan fill `memory` bytes.
+
+    The context comes first, up to the model's own, then as many sequences of it as fit, at most 64.
 
     Raises OutOfMemoryError if not even a page fits beside the weights.
     """

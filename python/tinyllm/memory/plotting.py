@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config import KVCacheConfig
 from ..errors import ConfigError
-from .planning import MemoryPlan
+
+if TYPE_CHECKING:
+    from .planning import MemoryPlan
 
 _CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 _COLOURS = "tab20"  # a colour map with more colours than there are components

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .._native.abi import CDeviceMemory, COverheadEntry, CPlanEntry
     from .._native.engine import NativeEngine
 
@@ -68,8 +69,11 @@ class Tracked:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Memory of one model, in bytes. Components: weights, scales, embedding, norms (with biases and RoPE frequencies),
-    kv_cache, activations, logits, workspace, and staging (only while loading)."""
+    """Memory of one model, in bytes.
+
+    Components: weights, scales, embedding, norms (with biases and RoPE frequencies), kv_cache, activations, logits,
+    workspace, and staging (only while loading).
+    """
 
     planned: dict[str, int]  # component -> bytes the plan names
     tracked: dict[str, Tracked]  # every component -> what was allocated
@@ -84,9 +88,12 @@ class MemoryReport:
     lost: int
     entries: tuple[PlanEntry, ...]  # the plan, allocation by allocation
     allocations: tuple[Allocation, ...]  # empty unless built with CUDA_MEMORY_TRACKING
+    kv_pages: int  # of the KV cache, 64 tokens each
+    kv_pages_free: int  # of these, held by no request now
 
     @property
     def planned_total(self) -> int:
+        """Bytes of all components as planned."""
         return sum(self.planned.values())
 
     @property
@@ -96,10 +103,12 @@ class MemoryReport:
 
     @property
     def actual_total(self) -> int:
+        """Bytes that are allocated now."""
         return self.tracked_total.bytes
 
     @property
     def peak(self) -> int:
+        """The largest value that `actual_total` ever had."""
         return self.tracked_total.peak
 
     def __str__(self) -> str:
@@ -163,6 +172,7 @@ def memory_report(engine: NativeEngine) -> MemoryReport:
     }
     total = tracked.pop("total")
     device = engine.device_memory()
+    kv_pages_free, kv_pages = engine.pages()
     return MemoryReport(
         planned=by_component(entries),
         tracked=tracked,
@@ -176,4 +186,6 @@ def memory_report(engine: NativeEngine) -> MemoryReport:
             Allocation(a.component.decode(), a.name.decode(), a.bytes, a.file.decode(), a.line)
             for a in engine.allocations()
         ),
+        kv_pages=kv_pages,
+        kv_pages_free=kv_pages_free,
     )

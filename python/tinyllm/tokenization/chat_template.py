@@ -35,7 +35,9 @@ class ChatTemplate:
     """One compiled chat template. Immutable, so one object serves any number of threads."""
 
     def __init__(self, text: str, origin: str, special_tokens: Mapping[str, str]) -> None:
-        """Args:
+        """Compile a template.
+
+        Args:
             text: the template.
             origin: where it came from, for messages ("model.gguf: chat template").
             special_tokens: template variables such as bos_token and eos_token.
@@ -81,7 +83,7 @@ class ChatTemplate:
             )
         except jinja2.exceptions.SecurityError as error:
             raise CheckpointError(f"{self.origin} does what the sandbox forbids: {error}") from error
-        except _RefusedByTemplate as error:
+        except _TemplateRefusalError as error:
             raise ValueError(f"{self.origin} refuses these messages: {error}") from error
         except (jinja2.TemplateError, *_EVALUATION_ERRORS) as error:
             raise ValueError(f"{self.origin} cannot process these messages: {type(error).__name__}: {error}") from error
@@ -128,7 +130,8 @@ def _check_message(message: Any, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}[{key!r}] must be a string, got {type(message[key]).__name__}")
     if not message["role"]:
         raise ValueError(f"{where}['role'] is empty; use 'system', 'user' or 'assistant'")
-    return _plain(message, where)
+    plain: dict[str, Any] = _plain(message, where)
+    return plain
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -163,7 +166,7 @@ def _environment() -> jinja2.Environment:
 class _GenerationTag(Extension):
     """`{% generation %}...{% endgeneration %}` marks assistant text for training; rendering just keeps the text."""
 
-    tags = frozenset({"generation"})
+    tags = frozenset({"generation"})  # type: ignore[assignment]  # Jinja states a set and only reads it
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
@@ -171,12 +174,12 @@ class _GenerationTag(Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
-class _RefusedByTemplate(Exception):
+class _TemplateRefusalError(Exception):
     """Raised by a template's own `raise_exception(message)`."""
 
 
 def _raise_exception(message: str) -> None:
-    raise _RefusedByTemplate(message)
+    raise _TemplateRefusalError(message)
 
 
 def _strftime_now(format: str) -> str:

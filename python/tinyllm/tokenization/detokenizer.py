@@ -13,13 +13,14 @@ import codecs
 import json
 import operator
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import tokenizers
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -41,7 +42,9 @@ class Detokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
-        """Args:
+        """Take from a tokenizer what its decoder would do with single tokens.
+
+        Args:
             backend: gives token strings, the decoder, and which tokens are special.
             origin: the tokenizer's file, for messages.
 
@@ -153,11 +156,13 @@ class StreamDecoder:
     def __init__(
         self, detokenizer: Detokenizer, skip_special_tokens: bool = True, continues_text: bool = False
     ) -> None:
-        """Args:
-        detokenizer: of the tokenizer that made the ids.
-        skip_special_tokens: leave out control tokens such as the end of sequence.
-        continues_text: other text stands before this sequence. SentencePiece tokenizers begin every text with a
-            space that decoding takes away again; in the middle of a text it is a real one and stays.
+        """Begin a sequence.
+
+        Args:
+            detokenizer: of the tokenizer that made the ids.
+            skip_special_tokens: leave out control tokens such as the end of sequence.
+            continues_text: other text stands before this sequence. SentencePiece tokenizers begin every text with a
+                space that decoding takes away again; in the middle of a text it is a real one and stays.
         """
         self._detokenizer = detokenizer
         self._skipped_ids = detokenizer.special_ids if skip_special_tokens else frozenset()

@@ -10,9 +10,7 @@ from __future__ import annotations
 import enum
 import re
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
@@ -20,6 +18,9 @@ from .pretokenizers import PRE_TOKENIZERS
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import gguf
     import tokenizers
 
@@ -136,7 +137,9 @@ def load_gguf_tokenizer(reader: gguf.GGUFReader, path: Path) -> Tokenizer:
     return Tokenizer(
         backend,
         origin=path,
-        special_tokens={token: vocabulary.tokens[ids[name]] for token, name in names.items() if ids[name] is not None},
+        special_tokens={
+            token: vocabulary.tokens[token_id] for token, name in names.items() if (token_id := ids[name]) is not None
+        },
         eos_token_ids=eos_ids,
         chat_templates=_read_chat_templates(metadata),
     )
@@ -164,7 +167,7 @@ def _check_length(metadata: _Metadata, key: str, values: Sequence[Any], tokens: 
 
 
 def _read_token_id(metadata: _Metadata, vocabulary: _Vocabulary, name: str, default: int | None) -> int | None:
-    token_id = metadata.get(f"ggml.{name}_token_id", int, default)
+    token_id: int | None = metadata.get(f"ggml.{name}_token_id", int, default)
     if token_id is not None and not 0 <= token_id < len(vocabulary.tokens):
         raise CheckpointError(
             f"{metadata.path}: tokenizer.ggml.{name}_token_id is {token_id}, but there are only"
@@ -175,7 +178,7 @@ def _read_token_id(metadata: _Metadata, vocabulary: _Vocabulary, name: str, defa
 
 def _eos_token_ids(vocabulary: _Vocabulary, ids: dict[str, int | None]) -> tuple[int, ...]:
     """The named end tokens, the main one first, then those known by their text."""
-    named = [ids[name] for name in ("eos", "eot", "eom") if ids[name] is not None]
+    named = [token_id for name in ("eos", "eot", "eom") if (token_id := ids[name]) is not None]
     by_text = sorted(vocabulary.ids[token] for token in _END_TOKENS if token in vocabulary.ids)
     return tuple(dict.fromkeys([*named, *by_text]))
 
@@ -309,14 +312,15 @@ def _set_bos_and_eos(
     for name, default in (("bos", add_bos_default), ("eos", False)):
         if not metadata.get(f"ggml.add_{name}_token", bool, default):
             continue
-        if ids[name] is None:
+        token_id = ids[name]
+        if token_id is None:
             raise CheckpointError(
                 f"{metadata.path} adds a {name.upper()} token to every text (tokenizer.ggml.add_{name}_token), but does"
                 f" not say which (tokenizer.ggml.{name}_token_id)"
             )
-        token = vocabulary.tokens[ids[name]]
+        token = vocabulary.tokens[token_id]
         template.insert(0 if name == "bos" else len(template), token)
-        tokens.append((token, ids[name]))
+        tokens.append((token, token_id))
     if tokens:
         backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=tokens)
 

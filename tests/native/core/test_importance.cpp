@@ -2,6 +2,7 @@
 #include "loading/importance.h"
 
 #include "check.h"
+#include "config/model_config.h"
 #include "quantization/moments.h"
 #include "tolerances.h"
 
@@ -44,7 +45,7 @@ void check_importance(const InputImportance& importance, const std::string& name
 }  // namespace
 
 TEST(follows_the_second_moments) {
-    InputImportance importance(tiny_config());
+    InputImportance importance(make_decoder_spec(tiny_config()));
     const std::string attention = "layers.0.self_attn.", mlp = "layers.0.mlp.";
     CHECK(importance.of("embed_tokens.weight") == nullptr);
     add(importance, "embed_tokens.weight", 2, {1, 2, 3, 0});  // S = {5, 2}, mean 3.5
@@ -74,7 +75,7 @@ TEST(follows_the_second_moments) {
 }
 
 TEST(inputs_count_equally_from_the_first_late_tensor_on) {
-    InputImportance importance(tiny_config());
+    InputImportance importance(make_decoder_spec(tiny_config()));
     add(importance, "layers.0.input_layernorm.weight", 1, {2, 1});  // before the embedding
     CHECK(importance.of("layers.0.self_attn.q_proj.weight") == nullptr);
     add(importance, "embed_tokens.weight", 2, {1, 2, 3, 0});
@@ -87,7 +88,7 @@ TEST(inputs_count_equally_from_the_first_late_tensor_on) {
 TEST(a_tied_table_counts_like_an_output_matrix_when_it_comes_again) {
     ModelConfig config = tiny_config();
     config.tie_word_embeddings = true;
-    InputImportance importance(config);
+    InputImportance importance(make_decoder_spec(config));
     CHECK(importance.of("embed_tokens.weight") == nullptr);
     const std::vector<std::string> names = {"self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm",
                                             "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
@@ -105,7 +106,7 @@ TEST(a_tied_table_counts_like_an_output_matrix_when_it_comes_again) {
 }
 
 TEST(a_model_of_zeros_counts_equally) {
-    InputImportance importance(tiny_config());
+    InputImportance importance(make_decoder_spec(tiny_config()));
     add(importance, "embed_tokens.weight", 2, {0, 0, 0, 0});
     add(importance, "layers.0.input_layernorm.weight", 1, {1, 1});
     check_importance(importance, "layers.0.self_attn.q_proj.weight", {1, 1});

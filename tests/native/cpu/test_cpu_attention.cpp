@@ -10,6 +10,7 @@
 #include "backends/cpu/attention/attention.h"
 #include "backends/cpu/cpu_backend.h"
 #include "check.h"
+#include "config/engine_config.h"
 #include "cpu/cpu_cases.h"
 #include "ops/kv_cache.h"
 #include "tolerances.h"
@@ -97,14 +98,9 @@ struct Scene {
         batch.block_table = block_table.data();
         batch.pages_per_seq = kPagesPerSeq;
 
-        ModelConfig model;
-        model.num_heads = shape.num_heads;
-        model.num_kv_heads = shape.num_kv_heads;
-        model.head_dim = shape.head_dim;
-        EngineConfig engine;
-        engine.kv_cache.max_batch_size = std::max(kLoadBlocks, phase == Phase::Decode ? batch.num_rows : 1);
-        engine.kv_cache.max_seq_len = kLength;
-        std::vector<float> scratch(attention_scratch_bytes(model, engine) / 4, std::numeric_limits<float>::quiet_NaN());
+        const KVCacheConfig kv_cache{std::max(kLoadBlocks, phase == Phase::Decode ? batch.num_rows : 1), kLength};
+        std::vector<float> scratch(attention_scratch_bytes({{}, {shape}, 0}, kv_cache) / 4,
+                                   std::numeric_limits<float>::quiet_NaN());
         CpuBackend backend(isa);
         backend.bind_scratch(scratch.data(), scratch.size() * 4);
         backend.attention(batch, shape, qkv_t.data(), {kv.data()}, out.data());

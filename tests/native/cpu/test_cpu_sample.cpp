@@ -42,11 +42,7 @@ std::vector<SampledToken> sample(CpuIsa isa, int32_t vocab, const std::vector<fl
     StepBatch batch;
     batch.num_logits = static_cast<int32_t>(params.size());
     batch.sample_params = params.data();
-    ModelConfig model;
-    model.vocab_size = vocab;
-    EngineConfig engine;
-    engine.kv_cache.max_batch_size = batch.num_logits;
-    std::vector<float> scratch(sample_scratch_bytes(model, engine) / 4, kNan);
+    std::vector<float> scratch(sample_scratch_bytes(vocab, batch.num_logits) / 4, kNan);
     std::vector<float> row = logits;  // the op may overwrite it
     std::vector<SampledToken> out(params.size());
     CpuBackend backend(isa);

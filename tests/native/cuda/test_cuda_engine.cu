@@ -43,8 +43,9 @@ struct Counts {
 };
 
 uint64_t submit(Batcher& engine, int32_t prompt_tokens, const GenerationParams& params) {
-    return engine.submit(testing::random_tokens(prompt_tokens, engine.runner().model_config().vocab_size, prompt_tokens), params,
-                         nullptr);
+    return engine.submit(
+        testing::random_tokens(prompt_tokens, engine.runner().model_config().vocab_size, prompt_tokens), params,
+        nullptr);
 }
 
 // Steps until every request is done and demands of each step that it allocated and captured nothing, replayed a graph
@@ -82,9 +83,7 @@ bool zero_weights_give_zero(bool write_x) {
     const auto allocate = [&](int64_t bytes) {
         return backend->allocate(tracker, Component::Workspace, static_cast<size_t>(bytes), "test");
     };
-    ModelConfig model = aligned_model();
-    model.hidden_dim = model.intermediate_dim = kDim;
-    const int64_t needed = scratch_bytes(DeviceKind::Cuda, model, small_engine(1, kContext, 32, 0, DeviceKind::Cuda));
+    const int64_t needed = scratch_bytes(DeviceKind::Cuda, {{{kDim, kDim}}, {}, 0}, {1, kContext, 0});
     const LinearLayout layout = linear_layout(DeviceKind::Cuda, QuantizationType::W8A16, DType::F16, kDim, kDim, 128);
     const AllocationPtr scratch = allocate(needed), data = allocate(layout.weight_bytes()),
                         scales = allocate(layout.scale_bytes()), x = allocate(kDim * 2), hidden = allocate(kDim * 2);

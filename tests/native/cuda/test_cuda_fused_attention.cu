@@ -14,8 +14,10 @@
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/runtime/device_info.h"
 #include "backends/registry.h"
+#include "config/engine_config.h"
 #include "cuda/cuda_test.h"
-#include "engine/engine_cases.h"
+#include "ops/kv_cache.h"
+#include "ops/model_shapes.h"
 #include "quantization/layout.h"
 
 namespace tinyllm::test {
@@ -40,14 +42,10 @@ public:
         if (shape_.rotary_dim == 0) shape_.rotary_dim = shape_.head_dim;
         int32_t longest = 1;
         for (const int32_t position : positions) longest = std::max(longest, position + 1);
-        ModelConfig model = small_model();
-        model.hidden_dim = shape.hidden;
-        model.num_heads = shape.heads;
-        model.num_kv_heads = shape.kv_heads;
-        model.head_dim = shape.head_dim;
-        model.rotary_dim = shape_.rotary_dim;
-        const EngineConfig engine = small_engine(rows_, longest + 1, 32, 0, DeviceKind::Cuda);
-        const AllocationPtr& scratch = allocate(scratch_bytes(DeviceKind::Cuda, model, engine));
+        const AttentionShape attention{
+            .num_heads = shape.heads, .num_kv_heads = shape.kv_heads, .head_dim = shape.head_dim};
+        const ModelShapes shapes{{{attention.qkv_dim(), shape.hidden}}, {attention}, 0};
+        const AllocationPtr& scratch = allocate(scratch_bytes(DeviceKind::Cuda, shapes, {rows_, longest + 1, 0}));
         backend_->bind_scratch(scratch->data(), scratch->bytes());
         make_batch(positions, longest);
         make_weights();

@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "backends/cuda/cuda_backend.h"
+#include "config/engine_config.h"
 #include "cuda/cuda_test.h"
+#include "ops/model_shapes.h"
 
 namespace tinyllm::test {
 
@@ -27,23 +29,23 @@ std::vector<int32_t> draw(const std::vector<float>& logits, const Filters& filte
     MemoryTracker tracker;
     const std::unique_ptr<Backend> backend = cuda::make_backend(0);
     const auto vocab_size = static_cast<int32_t>(logits.size());
-    ModelConfig model;
-    model.vocab_size = vocab_size;
-    model.hidden_dim = model.intermediate_dim = model.num_layers = model.num_heads = model.num_kv_heads = 1;
-    model.head_dim = 64;
-    EngineConfig engine;
-    engine.device_kind = DeviceKind::Cuda;
-    engine.kv_cache.max_batch_size = kRows;
-    engine.max_step_tokens = kRows;
     const auto allocate = [&](size_t bytes) { return backend->allocate(tracker, Component::Workspace, bytes, "test"); };
-    const auto scratch_bytes = static_cast<size_t>(cuda::scratch_bytes(model, engine));
+    const auto scratch_bytes =
+        static_cast<size_t>(cuda::scratch_bytes({{}, {}, vocab_size}, {.max_batch_size = kRows}));
     const AllocationPtr scratch = allocate(scratch_bytes), params = allocate(kRows * sizeof(SampleParams)),
                         rows = allocate(kRows * logits.size() * sizeof(float)),
                         sampled = allocate(kRows * sizeof(SampledToken));
     backend->bind_scratch(scratch->data(), scratch_bytes);
     std::vector<SampleParams> all_params;
     for (int32_t row = 0; row < kRows; ++row) {
-        all_params.push_back({42, row, -1, 1.0f, filters.top_p, 0.0f, 1.0f, filters.top_k, 0});
+        SampleParams settings;
+        settings.seed = 42;
+        settings.temperature = 1.0f;
+        settings.top_p = filters.top_p;
+        settings.top_k = filters.top_k;
+        settings.position = row;
+        settings.slot = -1;
+        all_params.push_back(settings);
         float* target = static_cast<float*>(rows->data()) + row * logits.size();
         backend->upload(target, logits.data(), logits.size() * sizeof(float));
     }

@@ -125,8 +125,8 @@ TEST(a_device_that_stays_full_ends_the_youngest_requests_first_and_then_works_ag
     for (int32_t i = 0; i < 4; ++i) ids.push_back(batcher.submit(prompt(5 + i), limit(30)));
     std::vector<Event> events;
     for (int step = 0; step < 5; ++step) batcher.step(events);
-    const auto before = std::count_if(events.begin(), events.end(),
-                                      [&](const Event& event) { return event.request_id == ids[0]; });
+    const auto before =
+        std::count_if(events.begin(), events.end(), [&](const Event& event) { return event.request_id == ids[0]; });
     device.fail_in = 1;
     device.stays_full = true;
     std::vector<uint64_t> ended;

@@ -6,9 +6,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +16,10 @@ from reference import DATA
 from tinyllm import CheckpointError
 from tinyllm.checkpoints import open_checkpoint
 from tokenizer_files import byte_level_backend, byte_level_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 VOCABULARY = 512  # room for the small tokenizer's tokens
 CONFIG = model_config({**LLAMA, "vocab_size": VOCABULARY}, max_seq_len=256)
@@ -51,7 +53,7 @@ def weights(path: Path) -> Path:
 
 def replace_file(path: Path) -> None:
     shutil.copy(path, path.with_name("other"))
-    os.replace(path.with_name("other"), path)
+    path.with_name("other").replace(path)
 
 
 def write_to_file(path: Path) -> None:

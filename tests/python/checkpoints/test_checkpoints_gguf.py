@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import ml_dtypes
@@ -21,6 +20,9 @@ from tinyllm.checkpoints.gguf.file import unpermute_rows
 from tinyllm.checkpoints.gguf.header import GgufHeader
 from tinyllm.config import ModelConfig
 from tinyllm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Kind = gguf.GGMLQuantizationType
 

@@ -187,6 +187,11 @@ def test_absurd_number_of_layers_costs_no_memory(directory: Path, keys: dict[str
     assert str(2**31 - 1) in refusal(directory)
 
 
+def test_sizes_that_no_engine_takes_are_refused_before_tensors_are_compared(directory: Path) -> None:
+    write_config(directory, head_dim=1024)
+    assert f"{directory}: head_dim = 1024 is not supported" in refusal(directory)
+
+
 def test_truncated_data_names_the_tensor(directory: Path) -> None:
     file = directory / "model.safetensors"
     size = file.stat().st_size

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from checkpoint_files import config_json
 from tinyllm.checkpoints.huggingface.config import read_model_config
-from tinyllm.config import ModelConfig
 from tinyllm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tinyllm.config import ModelConfig
 
 
 def read(values: dict[str, Any]) -> ModelConfig:

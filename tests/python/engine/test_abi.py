@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyllm import KVCacheConfig
+from tinyllm import KVCacheConfig, ModelConfig
 from tinyllm._native import abi
 from tinyllm._native import engine as native
 
@@ -18,8 +18,10 @@ HEADER = Path(__file__).resolve().parents[3] / "native" / "include" / "tinyllm.h
 
 
 def test_structs_match_the_header(tmp_path: Path) -> None:
-    """A C compiler prints every size and offset of the header; a field that only one side has does not compile or
-    changes a size."""
+    """A C compiler prints every size and offset of the header.
+
+    A field that only one side has does not compile or changes a size.
+    """
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "g++"))), None)
     assert compiler, "no C compiler, although the library was built here"
     lines = []
@@ -73,3 +75,35 @@ def test_a_struct_of_another_size_is_refused() -> None:
     status = native.library().tl_plan(ctypes.byref(config), ctypes.byref(engine), None, 0, ctypes.byref(count))
     assert status == 1
     assert b"struct_size = 4" in native.library().tl_last_error()
+
+
+def test_the_tensors_of_a_model() -> None:
+    config = ModelConfig(
+        vocab_size=50, hidden_dim=32, intermediate_dim=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10
+    )
+    listed = native.model_tensors(native.model_struct(config))
+    assert len(listed) == 1 + 2 * 9 + 2
+    shapes = {tensor.name: tensor.shape[: tensor.num_dims] for tensor in listed}
+    assert shapes[b"layers.1.self_attn.k_proj.weight"] == [20, 32]
+    assert shapes[b"layers.1.mlp.down_proj.weight"] == [32, 48]
+    assert shapes[b"norm.weight"] == [32]
+    assert listed[-1].name == b"lm_head.weight"
+    assert not any(tensor.again for tensor in listed)
+
+
+@pytest.mark.parametrize("quantization", ["w8a16", "none"])
+def test_a_tied_embedding_comes_again_where_it_is_quantized(quantization: str) -> None:
+    config = ModelConfig(
+        vocab_size=50,
+        hidden_dim=32,
+        intermediate_dim=48,
+        num_layers=1,
+        num_heads=4,
+        tie_word_embeddings=True,
+        quantization=quantization,
+    )
+    listed = native.model_tensors(native.model_struct(config, rope_freq_factors=True))
+    again = [tensor.name for tensor in listed if tensor.again]
+    assert again == ([b"embed_tokens.weight"] if quantization == "w8a16" else [])
+    assert (listed[0].name, listed[0].shape[0]) == (b"rope_freqs.weight", 4)
+    assert [tensor.name for tensor in listed][-1] == (again or [b"norm.weight"])[0]

@@ -59,6 +59,7 @@ def test_a_request_has_the_same_bits_alone_and_in_any_batch(case: ReferenceCase,
     check_bits(case.path, device, ["float16", "bfloat16"][CASES.index(case) % 2], PROMPT_LENGTHS, REQUESTS)
 
 
+@pytest.mark.slow
 def test_long_contexts_have_the_same_bits_in_any_batch(device: str, tmp_path: Path) -> None:
     """Contexts that decode attention on a GPU cuts into 1 to 4 parts: a part begins every 512 tokens."""
     config = ModelConfig(

@@ -6,8 +6,7 @@ import gc
 import json
 import sys
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +15,9 @@ from python_process import run_program
 from reference import DATA
 from tinyllm import ClosedError, KVCacheConfig, TextStream
 from tinyllm._native.handle import NativeObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 CLOSED = "this model is closed; load it again"
 
@@ -115,7 +117,7 @@ def test_a_stream_that_is_not_read_to_its_end_is_cancelled(
     # Dropped, it ends with the step that runs; closed, it has ended.
     result = model.generate([1], max_new_tokens=1)
     assert result.finish_reason == "length"
-    assert model._engine.pages() == (8, 8)
+    assert model.memory().kv_pages_free == model.memory().kv_pages == 8
 
 
 def test_a_closed_stream_has_ended(model: tinyllm.Model) -> None:

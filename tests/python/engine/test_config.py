@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tinyllm.config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
+from tinyllm.config import GenerationConfig, GenerationSettings, KVCacheConfig, ModelConfig, QuantizationType
 from tinyllm.errors import ConfigError
 
 SHAPE = {"vocab_size": 256, "hidden_dim": 64, "intermediate_dim": 96, "num_layers": 2, "num_heads": 4}
@@ -170,3 +170,11 @@ def test_generation_config_refuses(changes: dict[str, object], words: list[str])
         GenerationConfig(**changes)
     for word in words:
         assert word in str(error.value)
+
+
+def test_generation_settings_are_the_fields_of_generation_config() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(GenerationConfig)}
+    # Both are strings as written, because the module does not evaluate its annotations.
+    settings = {name: kind.__forward_arg__ for name, kind in GenerationSettings.__annotations__.items()}
+    assert list(settings.items()) == list(fields.items())
+    assert GenerationSettings.__required_keys__ == frozenset()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-
-import pytest
+from typing import TYPE_CHECKING
 
 from needs import require_gpu
 from python_process import run_program
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_a_sticky_error_is_clear_to_the_end_of_the_process(request: pytest.FixtureRequest) -> None:
@@ -20,7 +22,8 @@ def test_a_sticky_error_is_clear_to_the_end_of_the_process(request: pytest.Fixtu
     assert " at " in found["error"], "the place of the call that saw it"
     gone = "cannot be used any more"
     assert found["stream"].startswith("CudaError: ")
-    assert gone in found["stream"]
+    # Its step runs at that moment, on a thread of its own: it may be the one that sees the error itself.
+    assert gone in found["stream"] or "cudaErrorIllegalAddress" in found["stream"]
     for call in ("generate", "other model"):
         assert found[call].startswith("CudaError: ")
         assert "this engine stopped working" in found[call] or gone in found[call]

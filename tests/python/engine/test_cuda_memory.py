@@ -1,5 +1,7 @@
-"""What a model takes from a GPU, by the driver's own count of free bytes: nothing that is not planned or reported, all
-of it back at close, and a full GPU is an error that harms nobody."""
+"""What a model takes from a GPU, by the driver's own count of free bytes.
+
+Nothing that is not planned or reported, all of it back at close, and a full GPU is an error that harms nobody.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import gpu_memory_runs
 from model_files import write_model
 from needs import require_gpu
 from tinyllm import ModelConfig
@@ -23,8 +26,10 @@ POOL_STEP = 32 * MB  # what the driver gives a memory pool at a time
 
 @pytest.fixture(scope="session", autouse=True)
 def gpu(request: pytest.FixtureRequest) -> None:
-    """Other processes move the driver's count too. --require-gpu promises the GPU to the tests alone
-    (tools/gpu_check.sh): there nothing is allowed for or repeated. Elsewhere these tests are skipped."""
+    """Skips these tests where other processes may move the driver's count too.
+
+    --require-gpu promises the GPU to the tests alone (tools/gpu_check.sh): there nothing is allowed for or repeated.
+    """
     require_gpu(request.config)
     if not request.config.getoption("--require-gpu"):
         pytest.skip("counts the driver's free bytes: needs the GPU for itself, which --require-gpu promises")
@@ -33,7 +38,7 @@ def gpu(request: pytest.FixtureRequest) -> None:
 @functools.cache
 def run(name: str, *arguments: str) -> Any:
     """The JSON of a run of gpu_memory_runs.py."""
-    command = [sys.executable, str(Path(__file__).with_name("gpu_memory_runs.py")), name, *arguments]
+    command = [sys.executable, str(Path(gpu_memory_runs.__file__)), name, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,9 @@ import tinyllm
 from reference import DATA
 from tinyllm import GenerationConfig, KVCacheConfig
 from tinyllm._native import engine as native
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MODEL = DATA / "smollm2"  # has a tokenizer; hidden 72: no multiple of any group size
 CACHE = KVCacheConfig(max_batch_size=3, max_seq_len=160)
@@ -116,20 +118,20 @@ def test_more_requests_than_pages_wait_and_none_is_lost(device: str) -> None:
         results = small.generate(inputs, max_new_tokens=12, ignore_eos=True)
         assert [r.stats.generated_tokens for r in results] == [12] * len(inputs)
         assert [r.stats.prompt_tokens for r in results] == [len(one) for one in inputs]
-        assert small._engine.pages() == (3, 3)
+        assert small.memory().kv_pages_free == small.memory().kv_pages == 3
 
 
 def test_cancelling_frees_pages_and_the_rest_goes_on(model: tinyllm.Model) -> None:
     first, second = prompts(model, [50, 60])
     expected = model.generate(second, max_new_tokens=10, ignore_eos=True).token_ids
-    free = model._engine.pages()[0]
+    free = model.memory().kv_pages_free
     stream = model.stream(first, ignore_eos=True)
     next(stream)
-    assert model._engine.pages()[0] < free
+    assert model.memory().kv_pages_free < free
     result = model.generate(second, max_new_tokens=10, ignore_eos=True)
     stream.close()
     assert result.token_ids == expected
-    assert model._engine.pages()[0] == free
+    assert model.memory().kv_pages_free == free
 
 
 def test_threads_share_a_model(model: tinyllm.Model) -> None:
@@ -169,17 +171,15 @@ def test_logprobs_are_those_of_the_logits(model: tinyllm.Model) -> None:
 def test_a_thousand_random_requests_leave_no_page_and_no_byte(device: str) -> None:
     live_before = native.library().tl_debug_live_bytes()
     with tinyllm.load(MODEL, device=device, kv_cache=KVCacheConfig(max_batch_size=4, max_seq_len=96)) as small:
-        held = small.memory().actual
-        allocations = {row.component: row.total_count for row in small._engine.memory()}
+        before = small.memory()
         rng = np.random.default_rng(7)
         inputs = prompts(small, rng.integers(1, 20, 1000).tolist(), seed=8)
         results = small.generate(inputs, max_new_tokens=3, temperature=1.0, seed=1, ignore_eos=True)
         assert len(results) == 1000
         assert all(r.stats.generated_tokens == 3 for r in results)
-        assert small._engine.pages()[0] == small._engine.pages()[1]
-        assert small.memory().actual == held
+        assert small.memory().kv_pages_free == small.memory().kv_pages
         # Nothing was even allocated and given back on the way.
-        assert {row.component: row.total_count for row in small._engine.memory()} == allocations
+        assert small.memory().tracked == before.tracked
     assert native.library().tl_debug_live_bytes() == live_before
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+from typing import TYPE_CHECKING
 
 import pytest
 
 import tinyllm
 from reference import DATA
 from tinyllm import KVCacheConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 MODEL = DATA / "smollm2"
 
@@ -54,15 +60,18 @@ def test_stop_strings_end_the_text_across_tokens(model: tinyllm.Model) -> None:
     assert result.finish_reason == "stop"
     streamed = "".join(p.text for p in model.stream("the cat", max_new_tokens=40, ignore_eos=True, stop=stop))
     assert streamed == result.text
-    assert model._engine.pages()[0] == model._engine.pages()[1]
+    assert model.memory().kv_pages_free == model.memory().kv_pages
 
 
-def test_an_end_token_ends_the_text(model: tinyllm.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_token_ends_the_text(model: tinyllm.Model, tmp_path: Path) -> None:
     tokens = model.generate("the cat", max_new_tokens=30, ignore_eos=True).token_ids
     end = tokens[10]
     count = tokens.index(end) + 1
-    monkeypatch.setattr(type(model._checkpoint), "eos_token_ids", (end,))
-    result = model.generate("the cat", max_new_tokens=30)
+    shutil.copytree(MODEL, tmp_path / "ending")
+    (tmp_path / "ending" / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    with tinyllm.load(tmp_path / "ending", device="cpu") as ending:
+        assert ending.eos_token_ids == (end,)
+        result = ending.generate("the cat", max_new_tokens=30)
     assert result.finish_reason == "stop"
     assert result.token_ids == tokens[:count]
     decoder = model.tokenizer.stream_decoder(continues_text=True)

@@ -1,5 +1,7 @@
-"""The test run itself: what this machine lacks is skipped, and failed with --require-gpu, so that no run is green for
-having done nothing."""
+"""The test run itself: what this machine lacks is skipped, and failed with --require-gpu.
+
+So no run is green for having done nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ import pytest
 NEEDS_THE_MODEL = Path(__file__).with_name("test_planning.py"), "-k", "the_real_model_costs and cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "code", "outcome"), [([], 0, "1 skipped"), (["--require-gpu"], 1, "1 error")])
 def test_a_model_that_cannot_be_fetched(tmp_path: Path, options: list[str], code: int, outcome: str) -> None:
     no_folder = tmp_path / "file"

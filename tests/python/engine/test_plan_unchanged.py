@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import plan_golden
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_plans_are_those_of_the_golden_file(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import importlib.util
 import json
 import math
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,6 +24,9 @@ from tinyllm._native import engine as native
 from tinyllm.commands.plan import parse_size
 from tinyllm.memory.planning import auto_kv_cache
 from tinyllm.memory.report import format_bytes
+
+if TYPE_CHECKING:
+    import subprocess
 
 ROOT = Path(__file__).resolve().parents[3]
 MB, GB = 1 << 20, 1 << 30
@@ -212,17 +215,29 @@ def test_any_number_is_an_amount_of_memory() -> None:
 
 
 def test_scratch_of_the_cuda_kernels_is_planned() -> None:
-    """By hand: 16384 counters; sampling needs 41 KB a row, decode attention a part of a head for every 8 pages (at most
-    32), decode linears partial sums of as many chunks as their shape gives."""
+    """By hand: 16384 counters, and behind them what the most demanding kernel needs, in steps of 256 bytes."""
 
-    def scratch(batch: int, context: int) -> int:
-        planned = tinyllm.plan(LLAMA2_7B, "cuda", kv_cache=KVCacheConfig(batch, context))
-        return next(entry.bytes for entry in planned.entries if entry.name == "scratch")
+    def scratch(model: ModelConfig, batch: int, context: int) -> int:
+        planned = tinyllm.plan(model, "cuda", kv_cache=KVCacheConfig(batch, context))
+        return next(entry.bytes for entry in planned.entries if entry.name == "scratch") - 4 * 16384
 
-    attention = 4 * 32 * 32 * (128 + 2) * 4  # batch, heads, parts, head_dim and two sums
-    assert scratch(4, 32768) >= 4 * 16384 + attention
-    assert scratch(4, 32768) == scratch(4, 65536)  # 32 parts are reached at 16384 tokens
-    assert scratch(64, 512) > scratch(1, 512)
+    # Decode attention: a part of a head for every 8 pages of 64 tokens, at most 32; 128 values and two sums for each.
+    rows, heads, parts = 4, 32, 32
+    assert scratch(LLAMA2_7B, rows, 32768) == rows * heads * parts * (128 + 2) * 4
+    assert scratch(LLAMA2_7B, rows, 65536) == scratch(LLAMA2_7B, rows, 32768)
+    assert scratch(LLAMA2_7B, rows, 15000) == rows * heads * 30 * (128 + 2) * 4  # 235 pages
+
+    # Decode linears: the largest are the sums of q, k and v, in 8 parts (48 row blocks fill 132 multiprocessors best
+    # so); of 64 rows at most at a time.
+    assert scratch(LLAMA2_7B, 1, 512) == 8 * 1 * 3 * 4096 * 4
+    assert scratch(LLAMA2_7B, 64, 512) == 8 * 64 * 3 * 4096 * 4
+    assert scratch(LLAMA2_7B, 65, 512) == scratch(LLAMA2_7B, 64, 512)
+
+    # Sampling: for each row 4096 candidates, 2048 bins, four fields, and of each of 32 blocks a rank and five floats.
+    sampling = 4096 * 8 + 2048 * 4 + (8 + 3 * 4 + 4) + 32 * (8 + 5 * 4)
+    small = ModelConfig(vocab_size=256, hidden_dim=64, intermediate_dim=64, num_layers=1, num_heads=1)
+    for rows in (1, 3):
+        assert scratch(small, rows, 512) == -(-rows * sampling // 256) * 256
 
 
 def test_the_page_of_tables_is_up_to_date() -> None:
@@ -287,6 +302,7 @@ def test_absurd_sizes_are_refused(text: str) -> None:
     assert "more than any memory" in run(str(DATA / "smollm2"), "--gpu-memory", text, code=2).stderr
 
 
+@pytest.mark.slow
 def test_the_command_prints_table_grid_and_comparison() -> None:
     model = str(DATA / "smollm2")
     result = run(model, "--device", "cpu", "--gpu-memory", "16MB", "--compare", "--entries")
@@ -310,6 +326,7 @@ def test_the_command_prints_table_grid_and_comparison() -> None:
     assert "24 parsecs" in run(model, "--gpu-memory", "24 parsecs", code=2).stderr
 
 
+@pytest.mark.slow
 def test_the_grid_is_of_the_counts_asked_for() -> None:
     model = str(DATA / "smollm2")
     text = run(model, "--device", "cpu", "--gpu-memory", "16MB", "--context", "100,700", "--batch", "3,1").stdout

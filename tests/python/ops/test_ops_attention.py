@@ -77,6 +77,7 @@ def test_rows_are_independent(op_target: Target, data: st.DataObject) -> None:
     np.testing.assert_array_equal(case.run(rows)[real], case.run()[rows][real])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [0, 500])
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
 def test_long_context(op_target: Target, phase: str, window: int) -> None:

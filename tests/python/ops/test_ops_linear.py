@@ -114,6 +114,7 @@ def test_rows_are_independent(op_target: Target, make_case: Callable[..., Case],
     np.testing.assert_array_equal(case.run(rows), case.run(range(case.batch.num_rows))[rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", list(QuantizationType))
 @pytest.mark.parametrize("k", [1, 31, 33, 100, 576, 1536])
 def test_row_counts_about_every_switch(op_target: Target, k: int, quantization: QuantizationType) -> None:

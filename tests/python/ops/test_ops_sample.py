@@ -130,6 +130,7 @@ def test_logprob_is_of_the_raw_logits(op_target: Target, data: st.DataObject) ->
 
 
 # Sides of what the GPU's passes take at a time: 4 tokens a load, 32,768 a pass of one kernel, 131,072 of another.
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [32_767, 32_768, 32_769, 131_071, 131_072, 131_073, 151_936])
 def test_large_vocabularies(op_target: Target, vocab: int) -> None:
     """One row of each kind: greedy, plain, top-k, top-p, both, min-p; with and without penalty."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 import check_levels
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 CUDA_ROWS, PLOTTING = "native/backends/cuda/rows/planted.h", "python/tinyllm/memory/plotting.py"
@@ -20,7 +22,7 @@ PLANTED = {
         ("native/core/planted.h", '#if 0\n#  include "../api/api_guard.h"  // x', ["api may not be included from core"])
     ],
     "include of a sibling": [
-        ("native/memory/planted.h", '#include "config/config.h"', ["config may not be included from memory"])
+        ("native/memory/planted.h", '#include "config/limits.h"', ["config may not be included from memory"])
     ],
     "include of another backend": [
         (

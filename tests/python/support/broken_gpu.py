@@ -6,8 +6,8 @@ Run as a program by test_cuda_errors.py: the damage lasts as long as the process
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,10 @@ import ops_api
 import tinyllm
 from ops_types import AttentionShape, Batch, Segment, Target
 from reference import DATA
+from tinyllm import KVCacheConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 MODEL = DATA / "smollm2"
 
@@ -40,11 +44,12 @@ def read_unmapped_memory() -> None:
 def outcomes() -> Iterator[tuple[str, str]]:
     """Every call of a user who goes on after the error, in order."""
     left_open = tinyllm.load(MODEL, device="cuda")
-    model = tinyllm.load(MODEL, device="cuda")
+    # A context so long that its stream is still running when the error comes.
+    model = tinyllm.load(MODEL, device="cuda", kv_cache=KVCacheConfig(1, 65536))
     stream = model.stream([1, 2, 3], ignore_eos=True)
     yield "before", outcome(lambda: next(stream))
     yield "error", outcome(read_unmapped_memory)
-    yield "stream", outcome(lambda: next(stream))
+    yield "stream", outcome(lambda: list(stream))
     yield "generate", outcome(lambda: model.generate([1, 2, 3], max_new_tokens=2))
     yield "other model", outcome(lambda: left_open.generate([1, 2, 3], max_new_tokens=2))
     yield "load", outcome(lambda: tinyllm.load(MODEL, device="cuda"))

@@ -6,14 +6,16 @@ Needs neither torch nor transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyllm.checkpoints import expected_tensors
 from tinyllm.config import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 # The smallest config.json; 2 layers, grouped-query attention, tied embeddings.
 LLAMA: dict[str, Any] = {

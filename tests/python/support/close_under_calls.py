@@ -1,17 +1,22 @@
-"""Closes models, on the device that the argument names, under calls of other threads, and writes how those ended: a
-JSON list of the different outcomes. Run by test_closing.py."""
+"""Closes models, on the device that the argument names, under calls of other threads.
+
+Writes how those ended: a JSON list of the different outcomes. Run by test_closing.py.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import TYPE_CHECKING
 
 import tinyllm
 from reference import DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUNDS = 20
 SETTINGS = {"max_new_tokens": 3, "ignore_eos": True}

@@ -1,5 +1,7 @@
-"""Ends while a daemon thread waits for a long step, on the device that the argument names. Run by
-test_process_exit.py."""
+"""Ends while a daemon thread waits for a long step, on the device that the argument names.
+
+Run by test_process_exit.py.
+"""
 
 from __future__ import annotations
 

@@ -1,17 +1,22 @@
-"""Runs in which the driver's count of free bytes is watched. Each is a process of its own, because a CUDA context lasts
-as long as its process: `python gpu_memory_runs.py RUN` prints one JSON object. test_cuda_memory.py starts them."""
+"""Runs in which the driver's count of free bytes is watched.
+
+Each is a process of its own, because a CUDA context lasts as long as its process: `python gpu_memory_runs.py RUN`
+prints one JSON object. test_cuda_memory.py starts them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reference import CASES, DATA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _SUCCESS, _OUT_OF_MEMORY = 0, 2
 SMALL = DATA / "smollm2"
@@ -139,12 +144,11 @@ def injected(gpu: Gpu) -> dict[str, Any]:
 def full(gpu: Gpu) -> dict[str, Any]:
     """What models do while the GPU has not one byte left, and afterwards."""
     import tinyllm
-    from tinyllm import KVCacheConfig, OutOfMemoryError
+    from tinyllm import KVCacheConfig
     from tinyllm._native import engine as native
 
     prompt, settings = [1, 2, 3, 4, 5], {"max_new_tokens": 12, "ignore_eos": True}
     sampled = {**settings, "temperature": 1.0, "top_k": 20, "top_p": 0.9, "seed": 3, "repetition_penalty": 1.2}
-    errors = []
     with (
         tinyllm.load(SMALL, "cuda", kv_cache=KVCacheConfig(2, 256)) as running,
         tinyllm.load(DATA / "mistral", "cuda", quantization="none") as fresh,  # has kernels of its own, not loaded yet
@@ -154,18 +158,14 @@ def full(gpu: Gpu) -> dict[str, Any]:
         with gpu.filled():
             free = gpu.free
             while_full = running.generate(prompt, **settings).token_ids
-            for call in (
+            calls: list[Callable[[], object]] = [
                 lambda: fresh.logits(prompt),
                 lambda: fresh.generate(prompt, **settings),
                 lambda: running.generate(prompt, **sampled),
                 lambda: fresh.generate(prompt, **sampled),
                 lambda: tinyllm.load(SMALL, "cuda").close(),
-            ):
-                try:
-                    call()
-                    errors.append("")
-                except OutOfMemoryError as error:
-                    errors.append(str(error))
+            ]
+            errors = [_out_of_memory(call) for call in calls]
             again_while_full = running.generate(prompt, **settings).token_ids
         result = {
             "free": free,
@@ -185,7 +185,18 @@ def full(gpu: Gpu) -> dict[str, Any]:
     return result
 
 
-def automatic(gpu: Gpu, folder: Path) -> list[dict[str, Any]]:
+def _out_of_memory(call: Callable[[], object]) -> str:
+    """What an OutOfMemoryError of `call` says; empty if there is none."""
+    from tinyllm import OutOfMemoryError
+
+    try:
+        call()
+    except OutOfMemoryError as error:
+        return str(error)
+    return ""
+
+
+def automatic(_gpu: Gpu, folder: Path) -> list[dict[str, Any]]:
     """kv_cache="auto" of the model in `folder`, whose context no GPU holds 64 times."""
     import tinyllm
 

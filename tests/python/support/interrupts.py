@@ -1,4 +1,6 @@
-"""Interrupts a tiny model's public calls and checks what is left. Run by test_interrupts.py, and by hand for more:
+"""Interrupts a tiny model's public calls and checks what is left.
+
+Run by test_interrupts.py, and by hand for more:
 
     python tests/python/support/interrupts.py random 10000
     python tests/python/support/interrupts.py lines 1
@@ -18,15 +20,17 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tinyllm
 from reference import DATA
 from tinyllm import ClosedError, KVCacheConfig, Model
 from tinyllm._native.engine import library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 PACKAGE = str(Path(tinyllm.__file__).parent)
 LIMIT = {"max_new_tokens": 4, "ignore_eos": True}
@@ -66,9 +70,9 @@ def survives(model: Model) -> Model:
     """The model if it works, a new one if it is closed. A model that is neither is an error."""
     try:
         assert model.generate([1, 2, 3], **LIMIT).stats.generated_tokens == 4
-        free, total = model._engine.pages()
-        while free != total:  # those of a request that was dropped are free after the step that runs
-            free, total = model._engine.pages()
+        # Those of a request that was dropped are free after the step that runs.
+        while (report := model.memory()).kv_pages_free != report.kv_pages:
+            pass
     except ClosedError:
         return load()
     return model

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from tinyllm import ModelConfig
 from tinyllm.checkpoints import expected_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tinyllm import ModelConfig
 
 
 def write_model(folder: Path, config: ModelConfig, context: int = 64) -> None:

@@ -200,8 +200,10 @@ def load_linear(
 
 
 def second_moments(target: Target, weight: NDArray, input_moments: ArrayLike) -> tuple[Floats, Floats]:
-    """The moments that Backend::load_linear computes of `weight` [n, k]: of its outputs for input_moments [k], float32
-    [n], and of its columns, float32 [k]."""
+    """The moments that Backend::load_linear computes of `weight` [n, k].
+
+    Of its outputs for input_moments [k], float32 [n], and of its columns, float32 [k].
+    """
     call = _Call(target)
     n, k = weight.shape
     outputs, columns = np.full(n, np.nan, np.float32), np.full(k, np.nan, np.float32)

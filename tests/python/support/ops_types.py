@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-PAGE_TOKENS = 64  # kPageTokens of native/config/config.h
+PAGE_TOKENS = 64  # kPageTokens of native/config/limits.h
 
 # Values of TINYLLM_CPU_ISA (native/backends/cpu/simd/isa.h), each including the ones before it.
 CPU_INSTRUCTION_SETS = ("portable", "avx2", "avx512")

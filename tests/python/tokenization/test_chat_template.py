@@ -5,8 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import pytest
@@ -16,6 +15,9 @@ from tinyllm.tokenization.chat_template import ChatTemplate, check_messages
 from tinyllm.tokenization.gguf import load_gguf_tokenizer
 from tinyllm.tokenization.tokenizer import Tokenizer
 from tokenizer_files import sentencepiece_like_backend
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +11,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
 from tinyllm.errors import CheckpointError
-from tinyllm.tokenization.detokenizer import StreamDecoder
 from tinyllm.tokenization.tokenizer import Tokenizer
 from tokenizer_files import byte_level_backend, sentencepiece_like_backend
+
+if TYPE_CHECKING:
+    from tinyllm.tokenization.detokenizer import StreamDecoder
 
 REPLACEMENT = "\ufffd"
 

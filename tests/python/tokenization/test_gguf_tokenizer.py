@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from tinyllm.errors import CheckpointError
 from tinyllm.tokenization.gguf import load_gguf_tokenizer
 from tinyllm.tokenization.pretokenizers import PRE_TOKENIZERS
-from tinyllm.tokenization.tokenizer import Tokenizer
 from tokenizer_files import (
     CORPUS,
     TEXTS,
@@ -23,6 +21,11 @@ from tokenizer_files import (
     gguf_tokenizer,
     sentencepiece_fields,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tinyllm.tokenization.tokenizer import Tokenizer
 
 # SentencePiece ends a text at U+0000, and does not read "<s>" in a text as the control token.
 SENTENCEPIECE_TEXT = st.text(st.characters(exclude_characters="\x00<", exclude_categories=("Cs",)), max_size=40)

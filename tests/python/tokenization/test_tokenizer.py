@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +16,10 @@ from tinyllm.errors import CheckpointError
 from tinyllm.tokenization.huggingface import load_huggingface_tokenizer
 from tinyllm.tokenization.tokenizer import Tokenizer
 from tokenizer_files import CORPUS, TEXTS, byte_level_backend, sentencepiece_like_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

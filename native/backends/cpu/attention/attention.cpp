@@ -5,6 +5,7 @@
 
 #include "backends/cpu/attention/attention_tile.h"
 #include "backends/cpu/cpu_backend.h"
+#include "config/engine_config.h"
 #include "core/parallel.h"
 
 namespace tinyllm::cpu {
@@ -37,10 +38,14 @@ struct ScratchLayout {
 
 }  // namespace
 
-int64_t attention_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
-    const int64_t kv_len = static_cast<int64_t>(engine.kv_cache.pages_per_seq()) * kPageTokens;
-    const ScratchLayout layout(model.num_heads / model.num_kv_heads, model.head_dim, kv_len);
-    return layout.bytes(engine.kv_cache.max_batch_size, model.num_kv_heads);
+int64_t attention_scratch_bytes(const ModelShapes& model, const KVCacheConfig& kv_cache) {
+    const int64_t kv_len = static_cast<int64_t>(kv_cache.pages_per_seq()) * kPageTokens;
+    int64_t most = 0;
+    for (const AttentionShape& shape : model.attentions)
+        most = std::max(
+            most,
+            ScratchLayout(shape.q_per_kv(), shape.head_dim, kv_len).bytes(kv_cache.max_batch_size, shape.num_kv_heads));
+    return most;
 }
 
 namespace {

@@ -5,7 +5,7 @@
 
 #include "backends/cpu/simd/kernels.h"
 #include "backends/cpu/simd/simd_math.h"
-#include "config/config.h"
+#include "config/limits.h"
 
 namespace tinyllm::cpu {
 

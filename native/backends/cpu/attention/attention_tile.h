@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "backends/cpu/simd/kernels.h"
+#include "config/limits.h"
 #include "ops/ops.h"
 
 namespace tinyllm::cpu {

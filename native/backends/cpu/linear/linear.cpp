@@ -46,10 +46,6 @@ int64_t linear_scratch_bytes(int64_t max_k) {
     return num_threads() * round_up(task_scratch_floats(max_k), kInputAlign) * static_cast<int64_t>(sizeof(float));
 }
 
-int64_t linear_scratch_bytes(const ModelConfig& model, const EngineConfig&) {
-    return linear_scratch_bytes(std::max({model.hidden_dim, model.q_dim(), model.intermediate_dim}));
-}
-
 void linear(CpuIsa isa, DType activation, const LinearWeight& weight, const void* x, int64_t rows,
             const LinearOutput& out, const LinearScratch& scratch) {
     TL_CHECK(weight.quantization == QuantizationType::W8A16 || weight.dtype == activation);

@@ -9,7 +9,6 @@
 #include <cstdint>
 
 #include "backends/cpu/simd/isa.h"
-#include "config/config.h"
 #include "core/dtype.h"
 #include "ops/ops.h"
 
@@ -36,8 +35,6 @@ struct LinearScratch {
 
 // Bytes of scratch that linear() needs for layers of at most max_k inputs.
 int64_t linear_scratch_bytes(int64_t max_k);
-// The same for all layers of a model.
-int64_t linear_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
 
 // Computes one layer for x: T [rows, k], contiguous, with T = `activation`. Runs on all threads of the pool.
 // `isa` must be one that the processor has. Where the weight is not quantised its element type is T. group_length is a

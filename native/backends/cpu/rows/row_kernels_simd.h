@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "backends/cpu/simd/kernels.h"
-#include "config/config.h"
+#include "config/limits.h"
 
 namespace tinyllm::cpu {
 

@@ -37,9 +37,9 @@ int64_t scratch_floats(int64_t vocab_size) { return 2 * pad_floats(vocab_size); 
 
 }  // namespace
 
-int64_t sample_scratch_bytes(const ModelConfig& model, const EngineConfig& engine) {
-    const int64_t threads = std::min(num_threads(), engine.kv_cache.max_batch_size);
-    return threads * scratch_floats(model.vocab_size) * static_cast<int64_t>(sizeof(float));
+int64_t sample_scratch_bytes(int32_t vocab_size, int32_t rows) {
+    const int64_t threads = std::min(num_threads(), rows);
+    return threads * scratch_floats(vocab_size) * static_cast<int64_t>(sizeof(float));
 }
 
 void CpuBackend::sample(const StepBatch& batch, int32_t vocab_size, const uint32_t* seen, float* logits,

@@ -3,11 +3,10 @@
 
 #include <cstdint>
 
-#include "config/config.h"
-
 namespace tinyllm::cpu {
 
-// Bytes of scratch that CpuBackend::sample needs at most for `model` under `engine`, on num_threads() threads.
-int64_t sample_scratch_bytes(const ModelConfig& model, const EngineConfig& engine);
+// Bytes of scratch that CpuBackend::sample needs at most for `rows` rows of logits, on num_threads()
+// threads.
+int64_t sample_scratch_bytes(int32_t vocab_size, int32_t rows);
 
 }  // namespace tinyllm::cpu

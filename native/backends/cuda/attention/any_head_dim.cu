@@ -11,7 +11,7 @@
 #include "backends/cuda/device/dependency.cuh"
 #include "backends/cuda/device/reduce.cuh"
 #include "backends/cuda/runtime/launch.h"
-#include "config/config.h"
+#include "config/limits.h"
 #include "ops/kv_cache.h"
 
 namespace tinyllm::cuda {

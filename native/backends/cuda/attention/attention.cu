@@ -21,13 +21,14 @@ bool takes_tiled(Phase phase, int32_t head_dim) {
 bool has_fused_rope(Phase phase, int32_t head_dim) { return phase == Phase::Decode && takes_tiled(phase, head_dim); }
 
 void attention(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-               const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out) {
+               const LaunchHints& hints, const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv,
+               void* out) {
     if (batch.num_rows == 0) return;
     TL_CHECK(rope.newest == NewestToken::InCache || has_fused_rope(batch.phase, shape.head_dim));
     if (!takes_tiled(batch.phase, shape.head_dim))
         attention_any_head_dim(cuda_stream, batch, shape, activation, qkv, kv, out);
     else if (batch.phase == Phase::Decode)
-        attention_decode(cuda_stream, scratch, batch, shape, rope, activation, qkv, kv, out);
+        attention_decode(cuda_stream, scratch, batch, shape, hints, rope, activation, qkv, kv, out);
     else
         attention_prefill(cuda_stream, batch, shape, activation, qkv, kv, out);
 }

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "backends/cuda/runtime/scratch.h"
-#include "config/config.h"
 #include "core/dtype.h"
 #include "ops/ops.h"
 
@@ -35,7 +34,8 @@ struct DecodeRope {
 // Phase::Decode the order of summation of a row depends on its own length and the shape only. Throws CudaError where a
 // launch fails.
 void attention(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-               const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out);
+               const LaunchHints& hints, const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv,
+               void* out);
 
 // Whether attention can do RoPE and the append to the cache on the way.
 bool has_fused_rope(Phase phase, int32_t head_dim);

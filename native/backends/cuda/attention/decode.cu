@@ -198,7 +198,7 @@ int32_t most_pages(const StepBatch& batch, int32_t window) {
 
 template <typename T, int kHeadDim>
 void launch_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-                   const DecodeRope& rope, const T* qkv, T* cache, T* out) {
+                   const LaunchHints& hints, const DecodeRope& rope, const T* qkv, T* cache, T* out) {
     using D = Decode<kHeadDim>;
     TL_CUDA_CHECK(cudaFuncSetAttribute(attention_decode_kernel<T, kHeadDim>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, D::kSharedBytes));
@@ -218,7 +218,7 @@ void launch_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& b
             batch.block_table,
             batch.pages_per_seq,
             head_groups,
-            fills_sms(ceil_div(shape.num_heads * kHeadDim, kTileRows)),
+            fills_sms(ceil_div(hints.next_outputs, kTileRows)),
             values,
             reinterpret_cast<SoftmaxStats*>(values + int64_t{rows} * shape.num_heads * splits * kHeadDim),
             scratch.counters};
@@ -243,11 +243,12 @@ int32_t attention_decode_shared_bytes(int32_t head_dim) {
 }
 
 void attention_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-                      const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out) {
+                      const LaunchHints& hints, const DecodeRope& rope, DType activation, const void* qkv,
+                      const KvLayer& kv, void* out) {
     with_activation(activation, [&](auto type) {
         using T = decltype(type);
         with_head_dim(shape.head_dim, [&](auto dim) {
-            launch_decode<T, dim()>(cuda_stream, scratch, batch, shape, rope, static_cast<const T*>(qkv),
+            launch_decode<T, dim()>(cuda_stream, scratch, batch, shape, hints, rope, static_cast<const T*>(qkv),
                                     static_cast<T*>(kv.data), static_cast<T*>(out));
         });
     });

@@ -33,7 +33,8 @@ int32_t attention_prefill_shared_bytes(int32_t head_dim);
 // As attention for Phase::Decode. PRECOND: has_tiled_attention(shape.head_dim), and scratch has
 // attention_decode_scratch_bytes().
 void attention_decode(cudaStream_t cuda_stream, Scratch scratch, const StepBatch& batch, const AttentionShape& shape,
-                      const DecodeRope& rope, DType activation, const void* qkv, const KvLayer& kv, void* out);
+                      const LaunchHints& hints, const DecodeRope& rope, DType activation, const void* qkv,
+                      const KvLayer& kv, void* out);
 
 // As attention for Phase::Prefill. PRECOND: has_tiled_attention(shape.head_dim).
 void attention_prefill(cudaStream_t cuda_stream, const StepBatch& batch, const AttentionShape& shape, DType activation,

@@ -41,17 +41,18 @@ DecodeWeight describe(const LinearWeight& weight) {
         result.groups_per_k_block = std::max(1, kKBlock / weight.group_length);
     }
     result.k_splits = decode_k_splits(weight.n, weight.k);
+    result.hints = weight.hints;
     return result;
 }
 
 }  // namespace
 
-BlockShare block_share(LinearOutput::Kind kind, unsigned blocks) {
+BlockShare block_share(const LaunchHints& hints, unsigned blocks) {
     constexpr int32_t kReserved = 1024;  // shared memory that the system takes per block
     constexpr int32_t kDifference = 2048;
     const int32_t half = (device_traits().max_shared_bytes + kReserved) / 2 - kReserved;
     const int32_t larger = half + kDifference / 2;
-    if (kind == LinearOutput::Kind::AddTo) return {larger, fills_sms(blocks) ? larger : 0};
+    if (hints.larger_share) return {larger, fills_sms(blocks) ? larger : 0};
     return {half - kDifference / 2, 0};
 }
 

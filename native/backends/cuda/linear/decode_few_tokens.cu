@@ -223,7 +223,7 @@ template <typename T, bool kQuantized>
 void launch(cudaStream_t cuda_stream, const DecodeWeight& weight, const DecodeInput& input, const LinearOutput& out) {
     const auto kernel = few_tokens_kernel<T, kQuantized>;
     const unsigned blocks = std::min(weight.num_tiles, device_traits().num_sms);
-    const BlockShare share = block_share(out.kind, blocks);
+    const BlockShare share = block_share(weight.hints, blocks);
     const int stages =
         std::min(stages_that_fit<T, kQuantized>(weight, input.tokens, input.norm != nullptr, share.limit),
                  stages_of_block(weight, blocks));

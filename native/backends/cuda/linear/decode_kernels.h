@@ -17,10 +17,10 @@ struct BlockShare {
 
 // Kernels overlap: the blocks of the next kernel start on an SM while this one runs. Each kernel should get one block
 // on every SM. With two blocks on one SM and none on another it takes twice as long, and all kernels after it inherit
-// the places. So the shared memory of an SM is cut into two unequal shares. Layers that add to the residual stream take
-// the larger share, which exists once per SM; the layers between them take the smaller one. With too few blocks for the
-// SMs this does not matter, and each kernel takes what it needs.
-BlockShare block_share(LinearOutput::Kind kind, unsigned blocks);
+// the places. So the shared memory of an SM is cut into two unequal shares, and neighbours take different ones
+// (ops/launch_hints.h). The larger share exists once per SM. With too few blocks for the SMs this does not matter, and
+// each kernel takes what it needs.
+BlockShare block_share(const LaunchHints& hints, unsigned blocks);
 
 // Whether linear_decode_few_tokens takes `tokens` tokens: x must fit in shared memory together with the pipeline.
 bool fits_few_tokens(const DecodeWeight& weight, bool quantized, int64_t tokens, bool normed);

@@ -277,7 +277,7 @@ void launch(cudaStream_t cuda_stream, DType activation, const DecodeWeight& weig
     static_assert(2 * Stage::kBytes >= kTokens * kPitch * 4);
     const dim3 blocks(ceil_div(weight.num_tiles * kTileRows, kBlockRows), weight.k_splits);
     const BlockShare share = kBlocksOfSm<kTokens> == 1 ? BlockShare{device_traits().max_shared_bytes, 0}
-                                                       : block_share(out.kind, blocks.x * blocks.y);
+                                                       : block_share(weight.hints, blocks.x * blocks.y);
     const int num_stages = std::min(kMaxStages, share.limit / Stage::bytes(weight));
     TL_CHECK(num_stages >= 2);
     const int32_t bytes = std::max(num_stages * Stage::bytes(weight), share.least);

@@ -5,6 +5,7 @@
 
 #include "backends/cuda/device/async_copy.cuh"
 #include "backends/cuda/linear/decode_fragment.cuh"
+#include "ops/launch_hints.h"
 
 namespace tinyllm::cuda {
 
@@ -21,6 +22,7 @@ struct DecodeWeight {
     int32_t group_shift;         // log2 of the inputs of a group; 30 where a row is one group
     int32_t groups_per_k_block;  // 1, 2 or 4; 1 where a group spans several K blocks
     int32_t k_splits;
+    LaunchHints hints;  // for the launchers
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

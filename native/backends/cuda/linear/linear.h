@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "backends/cuda/runtime/scratch.h"
-#include "config/config.h"
 #include "core/dtype.h"
 #include "ops/ops.h"
 

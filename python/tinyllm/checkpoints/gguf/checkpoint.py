@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import CheckpointError
@@ -17,6 +15,9 @@ from .file import loadable_types, read_gguf_tensors
 from .header import GgufHeader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from ...tokenization.tokenizer import Tokenizer
 
 _TOP_LEVEL_NAMES = {
@@ -84,6 +85,10 @@ class GgufCheckpoint(Checkpoint):
     def eos_token_ids(self) -> tuple[int, ...]:
         return self.tokenizer.eos_token_ids if self.has_tokenizer else ()
 
+    @property
+    def rope_freq_factors(self) -> bool:
+        return _stored_name("rope_freqs.weight") in self._tensors
+
     def check(self) -> None:
         self._matched()
 
@@ -105,8 +110,7 @@ class GgufCheckpoint(Checkpoint):
             stored_name=_stored_name,
             loadable_types=loadable_types(),
             is_harmless=lambda name: _HARMLESS_TENSOR.fullmatch(name) is not None,
-            # Llama 3's RoPE scaling: divisors of the frequencies, one for each pair of dimensions.
-            optional={"rope_freqs.weight": (self.config.rotary_dim // 2,)},
+            rope_freq_factors=self.rope_freq_factors,
         )
 
     def keep_tokenizer(self) -> None:
@@ -117,7 +121,7 @@ class GgufCheckpoint(Checkpoint):
 
         header = self._header
         if header is not None:
-            return load_gguf_tokenizer(header, self.path)
+            return load_gguf_tokenizer(header, self.path)  # type: ignore[arg-type]  # it calls get_field alone
         if (made := self._made.get("tokenizer")) is not None:  # by another thread, just now
             return made
         raise CheckpointError(f"{self.path}: the checkpoint was closed before its tokenizer was made")

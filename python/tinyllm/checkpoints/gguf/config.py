@@ -6,12 +6,16 @@ happens to keys that are not understood.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from ...config import ModelConfig
 from ...errors import CheckpointError, ConfigError
 from ..rope import gguf_rope
-from ..settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ..settings import Settings
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # "llama" also holds Mistral models
 
@@ -67,7 +71,7 @@ def read_model_config(
 
 
 def _check_head_widths(settings: Settings, config: ModelConfig) -> None:
-    """tinyllm has one head width, all of which RoPE turns."""
+    """Refuse what tinyllm does not have: it has one head width, all of which RoPE turns."""
     for key in ("attention.value_length", "rope.dimension_count"):
         if settings.integer(key, config.head_dim) != config.head_dim:
             raise settings.wrong(key, f"the width of a head ({config.head_dim})")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...config import ModelConfig
 from ...errors import CheckpointError
 from ..base import Checkpoint, TensorInfo
 from ..files import StoredFile, cannot_be_read, exists, read_json_object
@@ -21,6 +19,9 @@ from .config import read_model_config
 from .safetensors import DTYPES, read_safetensors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ...config import ModelConfig
     from ...tokenization.tokenizer import Tokenizer
 
 _WEIGHTS = "model.safetensors"
@@ -100,7 +101,7 @@ def _stated_eos_token_ids(files: dict[Path, dict[str, Any]], vocab_size: int) ->
 
 
 def _stored_dtype(tensors: dict[str, TensorInfo], path: Path) -> str:
-    """dtype of the embedding, for a config.json that names none."""
+    """Type of the embedding, for a config.json that names none."""
     info = tensors.get(_stored_name("embed_tokens.weight"))
     if info is None or info.dtype not in _DTYPE_NAMES:
         raise CheckpointError(
@@ -169,10 +170,11 @@ def _untie_if_different(config: ModelConfig, tensors: dict[str, TensorInfo]) -> 
     """Clear `tie_word_embeddings` if the checkpoint has an output matrix with values of its own."""
     if not config.tie_word_embeddings:
         return config
-    pair = [tensors.get(name) for name in (_stored_name("embed_tokens.weight"), "lm_head.weight")]
-    if any(info is None or info.shape != (config.vocab_size, config.hidden_dim) for info in pair):
+    embedding, output = tensors.get(_stored_name("embed_tokens.weight")), tensors.get("lm_head.weight")
+    if embedding is None or output is None:
         return config  # no output matrix, or something that match_tensors reports
-    embedding, output = pair
+    if not embedding.shape == output.shape == (config.vocab_size, config.hidden_dim):
+        return config  # match_tensors reports it
     tied = embedding.dtype == output.dtype and _same_bytes(embedding, output)
     return config if tied else replace(config, tie_word_embeddings=False)
 

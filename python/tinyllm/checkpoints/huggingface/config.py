@@ -7,14 +7,16 @@ docs/config-keys.md lists them all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...config import DTYPES, ModelConfig
 from ...errors import CheckpointError, ConfigError
 from ..rope import huggingface_rope
 from ..settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _check_activation(settings: Settings) -> None:
 
 def _dtype(settings: Settings, stored_dtype: Callable[[], str]) -> str:
     older = settings.text("torch_dtype", None)
-    dtype = settings.text("dtype", older)
+    dtype: str | None = settings.text("dtype", older)
     if dtype is None:
         return stored_dtype()
     dtype = dtype.removeprefix("torch.")

@@ -1,36 +1,11 @@
-#include "config/config.h"
+#include "config/model_config.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 
-#include "core/error.h"
+#include "config/checks.h"
+#include "config/limits.h"
 
 namespace tinyllm {
-
-namespace {
-
-void require(bool ok, const char* field, auto value, const char* expected) {
-    if (!ok) fail(TL_STATUS_CONFIG, field, " = ", value, " is not supported; expected ", expected);
-}
-
-void require_positive(const char* field, int32_t value) { require(value > 0, field, value, "a positive number"); }
-
-void require_range(const char* field, int32_t value, int32_t largest) {
-    require(value > 0 && value <= largest, field, value, concat("1 to ", largest).c_str());
-}
-
-// The caller's struct must be the one this library was compiled with.
-template <typename T>
-void require_struct(const T& c, const char* name) {
-    if (c.struct_size != sizeof(T))
-        fail(TL_STATUS_INVALID_ARGUMENT, name, ".struct_size = ", c.struct_size, ", expected ", sizeof(T),
-             "; the caller was built against another version of tinyllm.h");
-}
-
-constexpr int32_t kMaxStepTokens = 65536;
-
-}  // namespace
 
 ModelConfig ModelConfig::from_c(const tl_model_config& c) {
     require_struct(c, "tl_model_config");
@@ -111,41 +86,6 @@ void ModelConfig::validate() const {
     require(rope_type != RopeType::Dynamic || rotary_dim > 2, "rotary_dim", rotary_dim, "more than 2 for dynamic RoPE");
     require(sliding_window >= 0, "sliding_window", sliding_window, "0 (none) or a positive number");
     require(sliding_window_first_layer >= 0, "sliding_window_first_layer", sliding_window_first_layer, "a layer index");
-}
-
-EngineConfig EngineConfig::from_c(const tl_engine_config& c) {
-    require_struct(c, "tl_engine_config");
-    require(c.device_kind == TL_DEVICE_CPU || c.device_kind == TL_DEVICE_CUDA, "device_kind", c.device_kind,
-            "CPU or CUDA");
-    EngineConfig e;
-    e.device_kind = static_cast<DeviceKind>(c.device_kind);
-    e.device_index = c.device_index;
-    e.kv_cache = {c.max_batch_size, c.max_seq_len, c.num_pages};
-    e.max_step_tokens = c.max_step_tokens;
-    e.prefill_chunk = c.prefill_chunk;
-    return checked(e);
-}
-
-EngineConfig checked(EngineConfig config) {
-    // One chunk fills the machine: a GPU becomes compute-bound at about 1024 rows, a CPU with far fewer.
-    if (config.max_step_tokens == 0) config.max_step_tokens = config.device_kind == DeviceKind::Cuda ? 2048 : 256;
-    if (config.prefill_chunk == 0)
-        config.prefill_chunk = std::min(config.max_step_tokens, config.device_kind == DeviceKind::Cuda ? 512 : 64);
-    config.validate();
-    return config;
-}
-
-void EngineConfig::validate() const {
-    require(device_index >= 0, "device_index", device_index, "0 or more");
-    require_range("max_batch_size", kv_cache.max_batch_size, kMaxBatchSize);
-    require_range("max_seq_len", kv_cache.max_seq_len, kMaxSeqLen);
-    require(kv_cache.num_pages >= 0, "num_pages", kv_cache.num_pages, "0 (enough for all) or a positive number");
-    require(kv_cache.num_pages == 0 || kv_cache.num_pages >= kv_cache.pages_per_seq(), "num_pages", kv_cache.num_pages,
-            "at least the pages of one full sequence (max_seq_len / 64, rounded up)");
-    require(max_step_tokens > 0 && max_step_tokens <= kMaxStepTokens, "max_step_tokens", max_step_tokens,
-            "1 to 65536 (0 for the device's default)");
-    require(prefill_chunk > 0 && prefill_chunk <= max_step_tokens, "prefill_chunk", prefill_chunk,
-            "1 to max_step_tokens (0 for the device's default)");
 }
 
 }  // namespace tinyllm
