@@ -45,16 +45,16 @@ LEVELS = {
         "device, runtime < rows, loading < linear, sampling < attention < scratch_bytes < cuda_backend"
     ),
     "python/tinyllm": (
-        "errors < _checks < config < _native, tokenization < checkpoints, generation < memory < model, demo < __init__"
-        " < commands < __main__"
+        "errors < _checks, _package_index < config < _native, tokenization < checkpoints, generation < memory"
+        " < model, demo < __init__ < commands < __main__"
     ),
     "python/tinyllm/_native": "abi, handle < library < engine < devices, queue < __init__",
     "python/tinyllm/tokenization": (
         "pretokenizers, detokenizer, chat_template < tokenizer < huggingface, gguf < __init__"
     ),
-    "python/tinyllm/checkpoints": "settings, base < schema, generation, rope < huggingface, gguf < __init__",
+    "python/tinyllm/checkpoints": "settings, files < base < schema, generation, rope < huggingface, gguf < __init__",
     "python/tinyllm/checkpoints/huggingface": "config, safetensors, hub < checkpoint < __init__",
-    "python/tinyllm/checkpoints/gguf": "config, file < checkpoint < __init__",
+    "python/tinyllm/checkpoints/gguf": "config, header < file < checkpoint < __init__",
     "python/tinyllm/generation": "results, stop < text_request < __init__",
     "python/tinyllm/memory": "report < planning < plotting < __init__",
     "python/tinyllm/commands": (

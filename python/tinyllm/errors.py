@@ -21,7 +21,16 @@ class ConfigError(TinyllmError, ValueError):
 
 
 class CheckpointError(TinyllmError):
-    """A checkpoint is missing, damaged, inconsistent or of a kind tinyllm does not run."""
+    """A checkpoint is missing, damaged, inconsistent or of a kind tinyllm does not run.
+
+    Messages quote the checkpoint, in which a name may have any length: the middle of a long one is left out.
+    """
+
+    _MOST_CHARACTERS = 4000
+
+    def __init__(self, message: str = "") -> None:
+        most = self._MOST_CHARACTERS
+        super().__init__(message if len(message) <= most else f"{message[: most - 500]} ... {message[-490:]}")
 
 
 class OutOfMemoryError(TinyllmError, MemoryError):

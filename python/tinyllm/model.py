@@ -14,8 +14,9 @@ from ._native import engine as native
 from ._native.devices import Device, resolve_device
 from ._native.queue import FINISH_ERROR, FINISH_NONE, EventQueue
 from .checkpoints import Checkpoint, open_checkpoint
+from .checkpoints.rope import warn_beyond_context
 from .config import GenerationConfig, GenerationSettings, KVCacheConfig, ModelConfig, QuantizationType
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, OutOfMemoryError
 from .generation.text_request import TextStream, generate_all
 from .memory.planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
 from .memory.report import MemoryReport, memory_report
@@ -72,6 +73,7 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     try:
+        checkpoint.keep_tokenizer()
         return _load_checkpoint(
             checkpoint,
             resolve_device(device),
@@ -82,6 +84,11 @@ def load(
             prefill_chunk,
             sys.stderr.isatty() if progress is None else progress,
         )
+    except MemoryError as error:
+        checkpoint.close()
+        if isinstance(error, OutOfMemoryError):
+            raise
+        raise OutOfMemoryError(f"out of host memory while loading {checkpoint.path} ({error})") from error
     except BaseException:
         checkpoint.close()
         raise
@@ -113,6 +120,7 @@ def _load_checkpoint(
         kv_cache = default_kv_cache(config)
     elif not isinstance(kv_cache, KVCacheConfig):
         raise ConfigError(f"kv_cache must be a KVCacheConfig, 'auto' or None; got {kv_cache!r}")
+    warn_beyond_context(config, kv_cache.max_seq_len, checkpoint.path)
     engine = native.NativeEngine(
         model,
         native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens, prefill_chunk),
@@ -125,6 +133,7 @@ def _load_checkpoint(
                 except CheckpointError as error:
                     raise CheckpointError(f"{tensor.file}: {error}") from error
                 bar.update(tensor.stored_bytes)
+        checkpoint.require_unchanged()
         engine.finish_load()
         return Model(checkpoint, config, kv_cache, device, engine)
     except BaseException:
@@ -336,13 +345,13 @@ class Model:
         return () if config.ignore_eos else self.eos_token_ids
 
     def _decoder(self, config: GenerationConfig) -> StreamDecoder | None:
-        """None where there is no tokenizer: a model without one still turns token ids into token ids."""
-        try:
-            return self.tokenizer.stream_decoder(continues_text=True)
-        except CheckpointError:
-            if config.stop:
-                raise
+        """None where there is no tokenizer: a model without one still turns token ids into token ids.
+
+        CheckpointError where there is one that is not usable, and for stop strings, which need one.
+        """
+        if not (self._open_checkpoint().has_tokenizer or config.stop):
             return None
+        return self.tokenizer.stream_decoder(continues_text=True)
 
     def _open_checkpoint(self) -> Checkpoint:
         """The checkpoint, whose tokenizer is made when it is first asked for. ClosedError once the model is closed."""

@@ -42,6 +42,11 @@ def pytest_sessionstart() -> None:
         raise pytest.UsageError(problem)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Many tests run tiny models past their context on purpose; the warning of it has a test of its own.
+    config.addinivalue_line("filterwarnings", "ignore:.*a context of .* tokens is beyond the:UserWarning")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m is applied
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     real_model = [item for item in items if "smollm2_gguf" in getattr(item, "fixturenames", ())]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import abc
-import math
+import contextlib
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..config import GenerationConfig, ModelConfig
+from ..config import GenerationConfig
 from ..errors import CheckpointError, ConfigError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    import numpy as np
+
+    from ..config import ModelConfig
     from ..tokenization.tokenizer import Tokenizer
+    from .files import StoredFile
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,15 @@ class Checkpoint(abc.ABC):
         path: Path,
         config: ModelConfig,
         generation_defaults: Mapping[str, Any],
+        files: Iterable[StoredFile] = (),
+        has_tokenizer: bool = False,
     ) -> None:
         self.path = path
         self.config = config  # dtype is the checkpoint's own; quantization and group_size are left at their defaults
         self.generation_defaults = dict(generation_defaults)  # fields of GenerationConfig the checkpoint recommends
+        self.has_tokenizer = has_tokenizer  # whether there is one; it may still turn out to be unusable
+        self._files = list(files)  # that hold the tensors
+        self._made: dict[str, Tokenizer] = {}  # "tokenizer", once it is made
         self._check_generation_defaults()
 
     @property
@@ -89,17 +95,38 @@ class Checkpoint(abc.ABC):
         """Whether the checkpoint brings divisors of the RoPE frequencies (GGUF files of Llama 3.1 and later)."""
         return False
 
-    @cached_property
+    def require_unchanged(self) -> None:
+        """CheckpointError if one of the files with tensors was changed since its header was read."""
+        for file in self._files:
+            file.require_unchanged()
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer, built at first use. CheckpointError if there is none."""
-        return self._open_tokenizer()
+        made = self._made.get("tokenizer")
+        if made is None:
+            # Without a lock, which an interrupt at the wrong moment would leave taken: threads that come at once may
+            # each make one, and all of them get the first.
+            made = self._made.setdefault("tokenizer", self._open_tokenizer())
+            self._drop_source()
+        return made
+
+    def keep_tokenizer(self) -> None:
+        """Have `tokenizer` work from now on whatever becomes of the files. What is wrong with it is raised there."""
+        if self.has_tokenizer:
+            with contextlib.suppress(CheckpointError):  # raised again by whatever asks for the tokenizer
+                _ = self.tokenizer
 
     @abc.abstractmethod
     def _open_tokenizer(self) -> Tokenizer: ...
 
+    def _drop_source(self) -> None:
+        """Let go of what the tokenizer was made from."""
+        return
+
     def close(self) -> None:
         """Let go of everything held for the tokenizer. One that was handed out before stays usable."""
-        self.__dict__.pop("tokenizer", None)  # where cached_property keeps it
+        self._made.clear()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -112,20 +139,3 @@ class Checkpoint(abc.ABC):
             GenerationConfig(**self.generation_defaults)
         except ConfigError as error:
             raise CheckpointError(f"{self.path}: unusable generation defaults: {error}") from error
-
-
-def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np.ndarray:
-    """Memory-map `shape` elements of a little-endian file, `offset` bytes from its start; read-only.
-
-    Every call maps its own range, and the mapping ends with the array. One mapping for the whole file would let the
-    resident size of the process grow to the size of the file while it is read.
-    """
-    count = math.prod(shape)
-    if count == 0:
-        return np.empty(shape, dtype)
-    try:
-        raw = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(count * dtype.itemsize,))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {count * dtype.itemsize} bytes at {offset} cannot be read: {error}") from error
-    array = np.asarray(raw).view(dtype).reshape(shape)
-    return array if array.flags.aligned else array.copy()

@@ -6,24 +6,32 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .settings import Settings
+from .settings import Settings, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p")
+_LONGEST_KEY = 60
+_DEFAULT_TOP_K = 50  # what transformers samples from where the file says do_sample and no top_k
 
 # Keys of transformers' GenerationConfig that leave probabilities alone, or that tinyllm's callers decide.
 # fmt: off
 _HARMLESS_KEYS = frozenset((
     "transformers_version", "_from_model_config", "trust_remote_code",
     "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
-    "max_length", "max_new_tokens", "min_length", "max_time", "num_return_sequences",
+    "max_length", "max_new_tokens", "max_time", "num_return_sequences",
     "use_cache", "cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile",
     "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
     "remove_invalid_values", "renormalize_logits",
     "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind", "num_assistant_tokens",
-    "num_assistant_tokens_schedule", "prompt_lookup_num_tokens",
+    "num_assistant_tokens_schedule", "prompt_lookup_num_tokens", "is_assistant", "max_matching_ngram_size",
+    "assistant_early_exit", "assistant_ensemble_weight", "speculation_type", "use_mtp", "prefill_chunk_size",
+    "continuous_batching_config", "low_memory", "use_model_defaults",
+    # only with num_beams, which is warned of
+    "early_stopping", "length_penalty", "diversity_penalty",
+    # only with an encoder
+    "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
 ))
 # fmt: on
 
@@ -31,9 +39,7 @@ _HARMLESS_KEYS = frozenset((
 _INACTIVE_VALUES = {
     "num_beams": 1,
     "num_beam_groups": 1,
-    "length_penalty": 1.0,  # beam search only
     "typical_p": 1.0,
-    "encoder_repetition_penalty": 1.0,
     "guidance_scale": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
@@ -44,8 +50,8 @@ def huggingface_generation_defaults(values: Mapping[str, Any], source: str) -> d
     """Fields of tinyllm's `GenerationConfig` found in a `generation_config.json`.
 
     As in transformers, temperature, top_k, top_p and min_p hold only with `do_sample` true, and then a temperature
-    that is not given is 1. Settings tinyllm does not have cause a warning, not an error: they are recommendations and
-    leave the model's logits alone.
+    that is not given is 1 and a top_k that is not given is 50. Settings tinyllm does not have cause a warning, not an
+    error: they are recommendations and leave the model's logits alone.
     """
     settings = Settings(values, source)
     sampling = {field: settings.number(field, None) for field in _SAMPLING_FIELDS}
@@ -53,11 +59,15 @@ def huggingface_generation_defaults(values: Mapping[str, Any], source: str) -> d
     if settings.boolean("do_sample", False):
         defaults = {field: value for field, value in sampling.items() if value is not None}
         defaults.setdefault("temperature", 1.0)
+        defaults.setdefault("top_k", float(_DEFAULT_TOP_K))
     if (top_k := defaults.get("top_k")) is not None and top_k.is_integer():
         defaults["top_k"] = int(top_k)
     penalty = settings.number("repetition_penalty", None)
     if penalty is not None:
         defaults["repetition_penalty"] = penalty
+    stop = settings.get("stop_strings")
+    if stop:
+        defaults["stop"] = stop  # checked with all the others, by GenerationConfig
     _warn_about_rest(settings)
     return defaults
 
@@ -92,5 +102,9 @@ def _warn_about_rest(settings: Settings) -> None:
         if key not in _INACTIVE_VALUES or value != _INACTIVE_VALUES[key]
     }
     if rest:
-        listed = ", ".join(f"{key}={value!r}" for key, value in rest.items())
+        listed = ", ".join(f"{_shown(key)}={shorten(value)}" for key, value in rest.items())
         warnings.warn(f"{settings.source}: tinyllm does not have these generation settings: {listed}", stacklevel=2)
+
+
+def _shown(key: str) -> str:
+    return key if key.isidentifier() and len(key) < _LONGEST_KEY else shorten(key)

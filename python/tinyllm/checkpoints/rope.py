@@ -1,16 +1,17 @@
 """RoPE settings of a checkpoint, as fields of `ModelConfig`.
 
 `huggingface_rope` reads `config.json`, `gguf_rope` GGUF metadata. The meaning of the Hugging Face keys and their
-defaults are those of transformers 5.23, `modeling_rope_utils.py`; the GGUF keys are listed in the gguf package's
+defaults are those of transformers 5.24, `modeling_rope_utils.py`; the GGUF keys are listed in the gguf package's
 `constants.py` and mean what llama.cpp does with them (`llama-model.cpp`, `llama-context.cpp`).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
-from ..config import ROPE_TYPES
+from ..config import ROPE_TYPES, ModelConfig
 from ..errors import CheckpointError
 from .settings import Settings
 
@@ -28,7 +29,8 @@ def yarn_attention_factor(factor: float, mscale: float | None = None, mscale_all
     logarithm. Same as `get_mscale` in transformers' `_compute_yarn_parameters`.
     """
     if mscale and mscale_all_dim:
-        return _mscale(factor, mscale) / _mscale(factor, mscale_all_dim)
+        divisor = _mscale(factor, mscale_all_dim)
+        return _mscale(factor, mscale) / divisor if divisor else math.inf
     return _mscale(factor, 1.0)
 
 
@@ -39,8 +41,7 @@ def _mscale(factor: float, weight: float) -> float:
 def huggingface_rope(settings: Settings, max_seq_len: int) -> dict[str, Any]:
     """RoPE fields of `ModelConfig` from a `config.json`.
 
-    Reads the newer `rope_parameters` or the older `rope_theta` with `rope_scaling`, `type` for `rope_type`, and one set
-    of parameters repeated for each layer type.
+    Reads the newer `rope_parameters` or the older `rope_theta` with `rope_scaling`, and `type` for `rope_type`.
     `max_seq_len` is the model's `max_position_embeddings`.
     """
     outer_theta = settings.number("rope_theta", None, positive=True)
@@ -56,7 +57,8 @@ def huggingface_rope(settings: Settings, max_seq_len: int) -> dict[str, Any]:
             "whole head (1.0) only"
         )
 
-    fields: dict[str, Any] = {"rope_type": rope_type, "rope_theta": _DEFAULT_THETA if theta is None else theta}
+    theta = _DEFAULT_THETA if theta is None else theta
+    fields: dict[str, Any] = {"rope_type": rope_type, "rope_theta": theta}
     harmless = _HARMLESS_ROPE_KEYS
     if rope_type == "linear":
         fields["rope_factor"] = rope.number("factor", positive=True)
@@ -67,6 +69,7 @@ def huggingface_rope(settings: Settings, max_seq_len: int) -> dict[str, Any]:
         inner_original = rope.integer("original_max_position_embeddings", max_seq_len, low=1)
         original = outer_original or inner_original
         fields["rope_original_max_seq_len"] = original
+        _check_yarn_theta(rope, "rope_theta", rope_type, theta)
         fields |= _llama3(rope) if rope_type == "llama3" else _yarn(rope, implied_factor=max_seq_len / original)
     rope.refuse_unread(harmless, {})
     return fields
@@ -82,19 +85,11 @@ def _rope_section(settings: Settings) -> Settings:
     values = newer or older or {}
     if not isinstance(values, dict):
         raise settings.wrong(key, "an object")
-    return Settings(_flat_parameters(values, settings, key), f"{settings.source}: {key}")
-
-
-def _flat_parameters(values: dict[str, Any], settings: Settings, key: str) -> dict[str, Any]:
-    """Undo the form in which each layer type has its own parameters; the sets must be equal."""
-    by_layer_type = [values[layer_type] for layer_type in _LAYER_TYPES if layer_type in values]
-    if not by_layer_type:
-        return values
-    if len(by_layer_type) != len(values) or any(one != by_layer_type[0] for one in by_layer_type):
-        raise settings.wrong(key, "the same for all layers: tinyllm has one RoPE for the whole model")
-    if not isinstance(by_layer_type[0], dict):
-        raise settings.wrong(key, "an object a layer type")
-    return by_layer_type[0]
+    by_layer_type = [layer_type for layer_type in _LAYER_TYPES if layer_type in values]
+    if by_layer_type:
+        # transformers reads such a form for other models; for these it fails or falls back to the defaults.
+        raise settings.wrong(key, f"one set of parameters for all layers, without {' and '.join(by_layer_type)}")
+    return Settings(values, f"{settings.source}: {key}")
 
 
 def _rope_type(rope: Settings) -> str:
@@ -126,6 +121,12 @@ def _llama3(rope: Settings) -> dict[str, Any]:
     }
 
 
+def _check_yarn_theta(settings: Settings, key: str, rope_type: str, theta: float) -> None:
+    """YaRN divides by the logarithm of the base."""
+    if rope_type == "yarn" and theta <= 1:
+        raise settings.wrong(key, "a number above 1 for YaRN")
+
+
 def _yarn(rope: Settings, implied_factor: float) -> dict[str, Any]:
     """`implied_factor`: trained context / original context, which stands in for a factor of null."""
     factor = rope.number("factor", implied_factor, positive=True)
@@ -134,12 +135,19 @@ def _yarn(rope: Settings, implied_factor: float) -> dict[str, Any]:
     mscale_all_dim = rope.number("mscale_all_dim", None)
     if attention_factor is None:
         attention_factor = yarn_attention_factor(factor, mscale, mscale_all_dim)
+        if not (math.isfinite(attention_factor) and attention_factor > 0):
+            raise rope.wrong(
+                "mscale_all_dim",
+                f"such that the attention factor of factor = {factor:g} and mscale = {mscale!r} is a number above 0, "
+                f"which is {attention_factor:g}",
+            )
     return {
         "rope_factor": factor,
         "rope_attention_factor": attention_factor,
         "rope_beta_fast": rope.number("beta_fast", None) or 32.0,
         "rope_beta_slow": rope.number("beta_slow", None) or 1.0,
-        "rope_truncate": rope.boolean("truncate", True),
+        # transformers reads null, unlike an absent key, as false.
+        "rope_truncate": rope.boolean("truncate", "truncate" not in rope),
     }
 
 
@@ -168,6 +176,7 @@ def gguf_rope(settings: Settings, max_seq_len: int, has_frequency_divisors: bool
     elif scaling == "yarn":
         if extrapolation != 1.0:
             raise settings.wrong("rope.scaling.yarn_ext_factor", "1: other mixtures of YaRN are not supported")
+        _check_yarn_theta(settings, "rope.freq_base", scaling, theta)
         # The converter writes transformers' attention_factor under this key, which replaces YaRN's formula.
         yarn = yarn_attention_factor(factor) if yarn_amplitude is None else yarn_amplitude
         fields |= {
@@ -183,3 +192,27 @@ def gguf_rope(settings: Settings, max_seq_len: int, has_frequency_divisors: bool
     if has_frequency_divisors and fields["rope_type"] != "default":
         raise settings.wrong("rope.scaling.type", "absent or none beside a rope_freqs.weight tensor")
     return fields
+
+
+def warn_beyond_context(config: ModelConfig, context: int, path: object) -> None:
+    """Warn if `context` tokens are more than the model was made for, and say what would be needed."""
+    own = trained_context(config)
+    if context <= own:
+        return
+    kind = "yarn" if config.rope_type == "default" else config.rope_type
+    original = config.rope_original_max_seq_len or config.max_seq_len
+    factor = math.ceil(10 * context / original) / 10
+    warnings.warn(
+        f"{path}: a context of {context} tokens is beyond the {own} that the model was made for, where answers get "
+        "worse or fall apart. It would need RoPE scaling; if the model's authors allow it, that is in config.json "
+        f'"rope_scaling": {{"rope_type": "{kind}", "factor": {factor:g}, "original_max_position_embeddings": '
+        f"{original}}}. Otherwise ask for a smaller max_seq_len",
+        stacklevel=4,
+    )
+
+
+def trained_context(config: ModelConfig) -> int:
+    """How many tokens the model was made for, its RoPE scaling included."""
+    original = config.rope_original_max_seq_len or config.max_seq_len
+    stretched = original * config.rope_factor if config.rope_type != "default" else 0
+    return max(config.max_seq_len, int(min(stretched, 2**31 - 1)))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from checkpoint_files import LLAMA, model_config, permute_rows, random_tensors, write_gguf
 from tinyllm.checkpoints import open_checkpoint
-from tinyllm.checkpoints.gguf.file import open_gguf, unpermute_rows
+from tinyllm.checkpoints.gguf.file import unpermute_rows
+from tinyllm.checkpoints.gguf.header import GgufHeader
 from tinyllm.config import ModelConfig
 from tinyllm.errors import CheckpointError
 
@@ -338,7 +339,7 @@ def test_damaged_header_never_raises_anything_else(tmp_path: Path, data: st.Data
     if not (tmp_path / "intact").exists():
         write(tmp_path, {"tokenizer.ggml.tokens": [f"t{i}" for i in range(48)]}).rename(tmp_path / "intact")
     intact = (tmp_path / "intact").read_bytes()
-    header_bytes = open_gguf(tmp_path / "intact").data_offset
+    header_bytes = GgufHeader(tmp_path / "intact").data_offset
     position = data.draw(st.integers(0, header_bytes - 1))
     replacement = data.draw(st.binary(min_size=1, max_size=4))
     path.write_bytes(intact[:position] + replacement + intact[position + len(replacement) :])

@@ -212,7 +212,7 @@ def test_truncated_header(directory: Path, length: int) -> None:
     ("header", "words"),
     [
         (b"{", "not valid JSON"),
-        (b"[]", "expected a JSON object as header, found list"),
+        (b"[]", "the header: expected a JSON object, found list"),
         (b'{"a": 1}', "tensor 'a': expected dtype, shape and data_offsets"),
         (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "tensor 'a': expected dtype"),
         (b'{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 4]}}', "expected 12 bytes, found 4"),
@@ -250,12 +250,22 @@ def test_missing_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shard", "words"),
     [
-        ("model.norm.weight", "../elsewhere.safetensors", "expected file names in 'weight_map'"),
+        (
+            "model.norm.weight",
+            "../elsewhere.safetensors",
+            "expected file names of at most 255 characters in 'weight_map'",
+        ),
+        ("model.norm.weight", "a" * 300, "expected file names of at most 255 characters"),
+        ("model.norm.weight", "\u00e9" * 255, "cannot be read: File name too long"),
+        ("model.norm.weight", "\ud800.safetensors", "found '\\ud800.safetensors'"),
+        ("model.norm.weight", "a\0b", "found 'a\\x00b'"),
+        ("model.norm.weight", 7, "found 7"),
+        ("model.norm.weight", "", "expected a regular file, found a directory"),
         ("model.norm.weight", "model-00001-of-00002.safetensors", "found model-00002-of-00002.safetensors"),
         ("model.normal.weight", "model-00001-of-00002.safetensors", "found no such tensor"),
     ],
 )
-def test_wrong_index_entry(tmp_path: Path, name: str, shard: str, words: str) -> None:
+def test_wrong_index_entry(tmp_path: Path, name: str, shard: Any, words: str) -> None:
     values = config_json()
     path = write_huggingface(tmp_path, values, random_tensors(model_config(values)), shards=2)
     index_file = path / "model.safetensors.index.json"
@@ -324,7 +334,12 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
             {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.05},
             {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.05},
         ),
-        ({"do_sample": True}, {"temperature": 1.0}),
+        ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}),  # what transformers fills in
+        ({"do_sample": True, "top_k": None, "top_p": 0.5}, {"temperature": 1.0, "top_k": 50, "top_p": 0.5}),
+        ({"do_sample": True, "top_k": 0}, {"temperature": 1.0, "top_k": 0}),
+        ({"stop_strings": ["###"]}, {"stop": ["###"]}),
+        ({"stop_strings": "###"}, {"stop": "###"}),
+        ({"stop_strings": None}, {}),
         ({"repetition_penalty": 1.05, "num_beams": 1, "max_length": 99}, {"repetition_penalty": 1.05}),
     ],
 )
@@ -345,6 +360,7 @@ def test_unsupported_generation_settings_warn(directory: Path) -> None:
         ({"do_sample": True, "top_p": 7}, "GenerationConfig.top_p"),
         ({"do_sample": True, "top_k": 1.5}, "GenerationConfig.top_k"),
         ({"do_sample": "yes"}, "do_sample"),
+        ({"stop_strings": [3]}, "GenerationConfig.stop"),
         ({"eos_token_id": 48}, "token id from 0 to 47, found 48"),
         ({"eos_token_id": [1, True]}, "found True"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,10 +93,12 @@ def read(values: dict[str, Any]) -> ModelConfig:
             {"rope_scaling": {"type": "yarn", "factor": None, "original_max_position_embeddings": 64}},
             {"rope_factor": 4.0},
         ),
+        # transformers reads null, unlike an absent key, as false
         (
-            {"rope_parameters": {layers: {"rope_theta": 9.0} for layers in ("full_attention", "sliding_attention")}},
-            {"rope_type": "default", "rope_theta": 9.0},
+            {"rope_scaling": {"type": "yarn", "factor": 4.0, "truncate": None}},
+            {"rope_truncate": False, "rope_original_max_seq_len": 256},
         ),
+        ({"rope_scaling": {"rope_type": "linear", "type": "yarn", "factor": 2.0}}, {"rope_type": "linear"}),
     ],
 )
 def test_rope_keys(keys: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -112,6 +115,8 @@ def test_rope_keys(keys: dict[str, Any], fields: dict[str, Any]) -> None:
         ("mistral", {"sliding_window": 16, "layer_types": ["sliding_attention"] * 2}, (16, 0)),
         ("llama", {"layer_types": ["full_attention"] * 2}, (0, 0)),
         ("qwen2", {"sliding_window": 16, "max_window_layers": 1}, (0, 0)),  # not switched on
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, (4096, 1)),  # Qwen2Config's default
+        ("qwen2", {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, (0, 0)),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, (16, 1)),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}, (0, 0)),
         ("qwen3", {"use_sliding_window": True, "sliding_window": 16}, (0, 0)),  # max_window_layers is 28
@@ -174,6 +179,48 @@ def test_harmless_and_neutral_keys_are_accepted() -> None:
     )
 
 
+# What other configurations call a part that these models always have: true changes nothing, false does.
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("is_causal", "causal", "use_causal_mask", "use_rope", "use_rms_norm", "do_layer_norm_before", "final_norm"),
+        *("use_swiglu", "scale_attn_weights", "no_bias"),
+    ],
+)
+def test_keys_that_are_neutral_when_true(key: str) -> None:
+    read(config_json(**{key: True}))
+    read(config_json(**{key: None}))
+    for value in (False, 0, 1, "no"):
+        with pytest.raises(CheckpointError, match=f"unsupported '{key}' = {value!r}"):
+            read(config_json(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "neutral", "others"),
+    [
+        ("attention_multiplier", None, [1, 1.0, 0, 0.5, False]),  # replaces 1 / sqrt(head_dim)
+        ("softmax_scale", None, [1.0, 0]),
+        ("query_pre_attn_scalar", None, [0, 1, 256]),
+        ("clip_qkv", None, [0, 8.0]),
+        ("scale_depth", None, [1, 1.4]),
+        ("rotary_pct", 1.0, [0, 0.25]),
+        ("rope_ratio", 1, [0, 8]),
+        ("residual_multiplier", 1.0, [0, 0.22]),
+        ("is_decoder", True, []),
+        ("is_decoder", False, []),
+        ("tie_last_hidden_states", True, []),
+        ("use_bidirectional_attention", False, [True]),
+        ("use_parallel_residual", False, [True]),
+        ("per_layer_config", {}, [{"0": {"sliding_window": 4}}]),
+    ],
+)
+def test_values_that_change_nothing_depend_on_the_key(key: str, neutral: Any, others: list[Any]) -> None:
+    read(config_json(**{key: neutral}))
+    for value in others:
+        with pytest.raises(CheckpointError, match=f"unsupported '{key}'"):
+            read(config_json(**{key: value}))
+
+
 @pytest.mark.parametrize(
     ("base", "keys", "words"),
     [
@@ -218,8 +265,17 @@ def test_harmless_and_neutral_keys_are_accepted() -> None:
         (
             "llama",
             {"rope_parameters": {"full_attention": {"rope_theta": 1.0}, "sliding_attention": {"rope_theta": 2.0}}},
-            ["rope_parameters", "same for all layers"],
+            ["rope_parameters", "one set of parameters for all layers"],
         ),
+        # not even where the sets are equal: transformers would not read them
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 9.0}}}, ["without full_attention"]),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 0}}, ["factor", "above 0", "0"]),
+        (
+            "llama",  # the divisor 0.1 * mscale_all_dim * ln(factor) + 1 is 0
+            {"rope_scaling": {"type": "yarn", "factor": math.e, "mscale": 1.0, "mscale_all_dim": -10.0}},
+            ["mscale_all_dim", "-10.0", "inf"],
+        ),
+        ("llama", {"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2.0}}, ["rope_theta", "above 1"]),
         ("llama", {"rope_scaling": {"type": "llama3", "factor": 8.0}}, ["low_freq_factor", "missing"]),
         ("mistral", {"attention_bias": True}, ["attention_bias", "True"]),
         ("mistral", {"layer_types": ["full_attention"] * 2}, ["layer_types", "sliding_window"]),

@@ -85,7 +85,7 @@ def test_a_host_without_room_for_a_tensor_is_out_of_memory(monkeypatch: pytest.M
     def no_room(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("tinyllm.checkpoints.huggingface.safetensors.map_array", no_room)
+    monkeypatch.setattr("tinyllm.checkpoints.files.StoredFile.map_array", no_room)
     live = live_bytes()
     with pytest.raises(
         tinyllm.OutOfMemoryError, match=r"out of host memory.*'embed_tokens.weight' takes 0 bytes.*no room"
@@ -103,8 +103,8 @@ def test_the_heap_of_a_gguf_header_is_planned(smollm2_gguf: Path) -> None:
             left, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert 0.8 * checkpoint.heap_bytes < held < 1.05 * checkpoint.heap_bytes
-    assert left < held / 2  # the tokenizer was all that needed it
+    assert checkpoint.heap_bytes < held < checkpoint.heap_bytes + MB  # the list of tensors is not counted
+    assert left < held - 0.8 * checkpoint.heap_bytes  # the tokenizer was all that needed it
 
 
 @pytest.mark.slow

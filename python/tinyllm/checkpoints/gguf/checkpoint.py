@@ -11,13 +11,12 @@ from ..generation import gguf_generation_defaults
 from ..schema import match_tensors
 from ..settings import Settings
 from .config import ARCHITECTURES, read_model_config
-from .file import header_heap_bytes, loadable_types, metadata, open_gguf, read_gguf_tensors
+from .file import loadable_types, read_gguf_tensors
+from .header import GgufHeader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import gguf
 
     from ...tokenization.tokenizer import Tokenizer
 
@@ -55,36 +54,36 @@ class GgufCheckpoint(Checkpoint):
     format = "gguf"
 
     def __init__(self, path: Path) -> None:
-        self._reader: gguf.GGUFReader | None = open_gguf(path)
-        self.heap_bytes = header_heap_bytes(self._reader)
-        general = Settings(metadata(self._reader, "general.", path), f"{path}: general")
-        split = Settings(metadata(self._reader, "split.", path), f"{path}: split")
+        header = GgufHeader(path)
+        self._header: GgufHeader | None = header
+        self.heap_bytes = header.heap_bytes
+        general = Settings(header.section("general."), f"{path}: general")
+        split = Settings(header.section("split."), f"{path}: split")
         architecture = _architecture(general, split)
-        tokens = self._reader.get_field("tokenizer.ggml.tokens")
-        self._has_tokenizer = tokens is not None
+        tokens = header.get_field("tokenizer.ggml.tokens")
+        if tokens is not None and tokens.count is None:
+            raise CheckpointError(f"{tokens.where} must be a list of strings; found {tokens.contents()!r:.80}")
         config = read_model_config(
-            Settings(metadata(self._reader, f"{architecture}.", path), f"{path}: {architecture}"),
+            Settings(header.section(f"{architecture}."), f"{path}: {architecture}"),
             architecture,
-            num_tokens=None if tokens is None else len(tokens.data),
-            tensor_types={tensor.name: tensor.tensor_type.name for tensor in self._reader.tensors},
+            num_tokens=None if tokens is None else tokens.count,
+            tensor_types={tensor.name: tensor.kind.name for tensor in header.tensors},
         )
         permuted = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if architecture == "llama" else {}
         self._tensors = read_gguf_tensors(
-            self._reader,
-            path,
-            {f".{name}.{kind}": heads for name, heads in permuted.items() for kind in ("weight", "bias")},
+            header, {f".{name}.{kind}": heads for name, heads in permuted.items() for kind in ("weight", "bias")}
         )
         super().__init__(
             path,
             config,
-            generation_defaults=gguf_generation_defaults(
-                metadata(self._reader, "general.sampling.", path), f"{path}: general.sampling"
-            ),
+            gguf_generation_defaults(header.section("general.sampling."), f"{path}: general.sampling"),
+            files=[header.file],
+            has_tokenizer=tokens is not None,
         )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        return self.tokenizer.eos_token_ids if self._has_tokenizer else ()
+        return self.tokenizer.eos_token_ids if self.has_tokenizer else ()
 
     @property
     def rope_freq_factors(self) -> bool:
@@ -98,7 +97,10 @@ class GgufCheckpoint(Checkpoint):
 
     def close(self) -> None:
         super().close()
-        self._reader = None
+        self._drop_source()
+
+    def _drop_source(self) -> None:
+        self._header = None  # its copy takes megabytes, and nothing else needs it once the tokenizer is made
 
     def _matched(self) -> list[TensorInfo]:
         return match_tensors(
@@ -111,14 +113,18 @@ class GgufCheckpoint(Checkpoint):
             rope_freq_factors=self.rope_freq_factors,
         )
 
+    def keep_tokenizer(self) -> None:
+        """Nothing to do: the header is held until the tokenizer is made."""
+
     def _open_tokenizer(self) -> Tokenizer:
         from ...tokenization.gguf import load_gguf_tokenizer
 
-        if self._reader is None:
-            raise CheckpointError(f"{self.path}: the checkpoint was closed before its tokenizer was made")
-        tokenizer = load_gguf_tokenizer(self._reader, self.path)
-        self._reader = None  # its parsed metadata takes tens of megabytes, and nothing else needs it any more
-        return tokenizer
+        header = self._header
+        if header is not None:
+            return load_gguf_tokenizer(header, self.path)  # type: ignore[arg-type]  # it calls get_field alone
+        if (made := self._made.get("tokenizer")) is not None:  # by another thread, just now
+            return made
+        raise CheckpointError(f"{self.path}: the checkpoint was closed before its tokenizer was made")
 
 
 def _architecture(general: Settings, split: Settings) -> str:

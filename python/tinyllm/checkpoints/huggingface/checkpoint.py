@@ -12,9 +12,9 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ..base import Checkpoint, TensorInfo
+from ..files import StoredFile, cannot_be_read, exists, read_json_object
 from ..generation import huggingface_generation_defaults, token_ids
 from ..schema import match_tensors
-from ..settings import read_json_object
 from .config import read_model_config
 from .safetensors import DTYPES, read_safetensors
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_MAX_SHARD_NAME = 255  # of any file's name on Linux, in bytes
 _DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _COMPARED_ROWS = 4096  # how much of two matrices is compared at a time, to keep the memory of it small
 
@@ -46,20 +47,24 @@ class HuggingFaceCheckpoint(Checkpoint):
         config_file = path / "config.json"
         values = read_json_object(config_file)
         read_tensors = functools.cache(functools.partial(_read_tensors, path))
-        config = read_model_config(values, str(config_file), lambda: _stored_dtype(read_tensors(), path))
-        self._tensors = read_tensors()
+        config = read_model_config(values, str(config_file), lambda: _stored_dtype(read_tensors()[1], path))
+        files, self._tensors = read_tensors()
         config = _untie_if_different(config, self._tensors)
 
         generation_file = path / "generation_config.json"
-        generation = read_json_object(generation_file) if generation_file.exists() else {}
+        generation = read_json_object(generation_file) if exists(generation_file) else {}
         self._stated_eos = _stated_eos_token_ids({config_file: values, generation_file: generation}, config.vocab_size)
-        super().__init__(path, config, huggingface_generation_defaults(generation, str(generation_file)))
+        super().__init__(
+            path,
+            config,
+            huggingface_generation_defaults(generation, str(generation_file)),
+            files,
+            has_tokenizer=exists(path / "tokenizer.json"),
+        )
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        if self._stated_eos or not (self.path / "tokenizer.json").exists():
-            return self._stated_eos
-        return self.tokenizer.eos_token_ids
+        return self._stated_eos or (self.tokenizer.eos_token_ids if self.has_tokenizer else ())
 
     def check(self) -> None:
         self._matched()
@@ -106,34 +111,51 @@ def _stored_dtype(tensors: dict[str, TensorInfo], path: Path) -> str:
     return _DTYPE_NAMES[info.dtype]
 
 
-def _read_tensors(directory: Path) -> dict[str, TensorInfo]:
-    """Headers of `model.safetensors`, or of the shards that the index lists."""
-    if (directory / _WEIGHTS).exists():
-        return read_safetensors(directory / _WEIGHTS)
-    if (directory / _INDEX).exists():
+def _read_tensors(directory: Path) -> tuple[list[StoredFile], dict[str, TensorInfo]]:
+    """Files and headers: of `model.safetensors`, or of the shards that the index lists."""
+    if exists(directory / _WEIGHTS):
+        file, tensors = read_safetensors(directory / _WEIGHTS)
+        return [file], tensors
+    if exists(directory / _INDEX):
         return _read_shards(directory)
-    others = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pth", ".pt"))
+    try:
+        others = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pth", ".pt"))
+    except OSError as error:
+        raise cannot_be_read(directory, error) from error
     hint = f"; save the model as safetensors: {', '.join(others)} cannot be read" if others else ""
     raise CheckpointError(f"{directory}: expected {_WEIGHTS} or {_INDEX}, found neither{hint}")
 
 
-def _read_shards(directory: Path) -> dict[str, TensorInfo]:
+def _read_shards(directory: Path) -> tuple[list[StoredFile], dict[str, TensorInfo]]:
     index_file = directory / _INDEX
     weight_map = read_json_object(index_file).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index_file}: expected an object 'weight_map', found {weight_map!r:.80}")
+    files: list[StoredFile] = []
     tensors: dict[str, TensorInfo] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):
-        if Path(shard).name != shard:
-            raise CheckpointError(f"{index_file}: expected file names in 'weight_map', found {shard!r}")
-        if not (directory / shard).exists():
+    for shard in _shard_names(weight_map, index_file):
+        if not exists(directory / shard):
             raise CheckpointError(f"{directory / shard}: this shard is missing; {_INDEX} lists it")
-        for name, info in read_safetensors(directory / shard).items():
+        file, found = read_safetensors(directory / shard)
+        files.append(file)
+        for name, info in found.items():
             if name in tensors:
                 raise CheckpointError(f"{info.file}: tensor {name!r} is also in {tensors[name].file}; expected it once")
             tensors[name] = info
     _check_index(index_file, weight_map, tensors)
-    return tensors
+    return files, tensors
+
+
+def _shard_names(weight_map: dict[str, Any], index_file: Path) -> list[str]:
+    """The files that the index lists, which lie beside it."""
+    for shard in weight_map.values():
+        is_name = isinstance(shard, str) and Path(shard).name == shard and len(shard) <= _MAX_SHARD_NAME
+        if not is_name or not shard.isprintable():
+            raise CheckpointError(
+                f"{index_file}: expected file names of at most {_MAX_SHARD_NAME} characters in 'weight_map', "
+                f"found {shard!r:.80}"
+            )
+    return sorted(set(weight_map.values()))
 
 
 def _check_index(index_file: Path, weight_map: dict[str, Any], tensors: dict[str, TensorInfo]) -> None:

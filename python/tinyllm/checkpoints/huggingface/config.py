@@ -1,7 +1,8 @@
 """`config.json` of a Hugging Face checkpoint -> `ModelConfig`.
 
-Names, defaults and consequences of the keys are those of transformers 5.23: `configuration_utils.py` and
-`models/{llama,mistral,qwen2,qwen3}`. settings.py states what happens to keys that are not understood.
+Names, defaults and consequences of the keys are those of transformers 5.24: `configuration_utils.py` and
+`models/{llama,mistral,qwen2,qwen3}`. settings.py states what happens to keys that are not understood,
+docs/config-keys.md lists them all.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _FAMILIES = {
     "Qwen3ForCausalLM": _Family("qwen3", max_seq_len=32768, num_kv_heads=32, head_dim=128),
 }
 
-_MISTRAL_SLIDING_WINDOW = 4096  # MistralConfig's default; null switches the window off
+_SLIDING_WINDOW = 4096  # where the key is absent; null switches the window off
 
 # Keys of transformers' configuration classes that leave the forward pass of these models alone.
 # fmt: off
@@ -55,7 +56,8 @@ _HARMLESS_KEYS = frozenset((
     # transformers 4, which is the same sum, and does nothing in transformers 5.
     "use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_scores",
     "return_dict_in_generate", "torchscript", "chunk_size_feed_forward", "pretraining_tp", "use_bfloat16",
-    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "tie_encoder_decoder",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "experts_implementation",
+    "_experts_implementation", "tie_encoder_decoder", "tie_last_hidden_states", "is_decoder",
     # generation settings of old files; transformers drops them in favour of generation_config.json
     "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
     "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
@@ -170,14 +172,15 @@ def _sliding_window(settings: Settings, family: _Family, num_layers: int) -> dic
     """The window in tokens and the first layer that has it.
 
     Mistral: every layer, unless `sliding_window` is null. Qwen2 and Qwen3: the layers that `layer_types` marks, or
-    else those from `max_window_layers` on, if `use_sliding_window` is true.
+    else those from `max_window_layers` on, if `use_sliding_window` is true and `sliding_window` is not null.
     """
     if family.name == "mistral":
-        default = None if "sliding_window" in settings else _MISTRAL_SLIDING_WINDOW
+        default = None if "sliding_window" in settings else _SLIDING_WINDOW
         window = settings.integer("sliding_window", default, low=1)
         first_layer = 0
     elif family.name in ("qwen2", "qwen3"):
-        window = settings.integer("sliding_window", 4096, low=1)
+        default = None if "sliding_window" in settings else _SLIDING_WINDOW
+        window = settings.integer("sliding_window", default, low=1)
         if not settings.boolean("use_sliding_window", False):
             window = None
         first_layer = settings.integer("max_window_layers", 28)

@@ -36,7 +36,7 @@ def fetch(name: str) -> Path:
     CheckpointError, with what to do, if that is impossible.
     """
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_NEEDED_FILES))
@@ -50,9 +50,14 @@ def fetch(name: str) -> Path:
             f"{name}: neither a local path nor a public model on the Hugging Face Hub; check the spelling, or log in "
             f"with `hf auth login` if the model is private ({error})"
         ) from error
-    except (OSError, ValueError, HfHubHTTPError) as error:  # no connection, offline mode, full disk, invalid name
+    except MemoryError:
+        raise
+    except Exception as error:
+        # No connection, one that is cut or stalls, offline mode, full disk, invalid name: which classes stand for them
+        # depends on the package's version, which has used three libraries for HTTP.
         raise CheckpointError(
             f"{name}: no such file or directory, and the Hugging Face Hub could not deliver a model of that name: "
-            f"{error}\nWithout a connection, download the model on another machine (`hf download {name}`), copy its "
-            "directory here and pass the path, or set HF_HOME to a cache that has it"
+            f"{type(error).__name__}: {error}\n"
+            f"Without a connection, download the model on another machine (`hf download {name}`), copy its directory "
+            "here and pass the path, or set HF_HOME to a cache that has it"
         ) from error
