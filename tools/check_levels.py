@@ -45,20 +45,23 @@ LEVELS = {
         "device, runtime < rows, loading < linear, sampling < attention < scratch_bytes < cuda_backend"
     ),
     "python/tinyllm": (
-        "errors < _checks, _package_index < config < _native, tokenization < checkpoints, generation < memory"
-        " < model, demo < __init__ < commands < __main__"
+        "errors < _checks, _package_index < config < _native, tokenization, progress < checkpoints, generation < memory"
+        " < model, demo < api < __init__ < commands < __main__"
     ),
     "python/tinyllm/_native": "abi, handle < library < engine < devices, queue < __init__",
     "python/tinyllm/tokenization": (
-        "pretokenizers, detokenizer, chat_template < tokenizer < huggingface, gguf < __init__"
+        "backend_errors, charsmap, pretokenizers, messages, template_limits"
+        " < detokenizer, chat_encoding, template_environment, gguf_metadata < chat_template < tokenizer"
+        " < huggingface, gguf < __init__"
     ),
     "python/tinyllm/checkpoints": "settings, files < base < schema, generation, rope < huggingface, gguf < __init__",
-    "python/tinyllm/checkpoints/huggingface": "config, safetensors, hub < checkpoint < __init__",
+    "python/tinyllm/checkpoints/huggingface": "config, safetensors, hub < checkpoint, config_only < __init__",
     "python/tinyllm/checkpoints/gguf": "config, header < file < checkpoint < __init__",
     "python/tinyllm/generation": "results, stop < text_request < __init__",
-    "python/tinyllm/memory": "report < planning < plotting < __init__",
+    "python/tinyllm/memory": "html < report < planning < plotting < __init__",
     "python/tinyllm/commands": (
-        "options, output, bench_python < bench, chat, demo, devices, generate, info, plan < __init__ < main"
+        "console, words < options, output, bench_python < bench, chat, demo, devices, generate, info, plan < __init__"
+        " < main"
     ),
 }
 

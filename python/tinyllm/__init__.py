@@ -5,47 +5,32 @@ with tinyllm.load("model.gguf") as model:
     print(model.generate("The capital of France is", max_new_tokens=16).text)
 """
 
-from importlib import metadata as _metadata
+from __future__ import annotations
 
-from ._native.devices import Device, devices
-from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
-from .errors import CheckpointError, ClosedError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
-from .generation.results import GenerationResult, GenerationStats, StreamPiece
-from .generation.text_request import TextStream
-from .memory.planning import MemoryPlan, plan
-from .memory.report import MemoryReport
-from .model import Model, load
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CheckpointError",
-    "ClosedError",
-    "ConfigError",
-    "CudaError",
-    "Device",
-    "GenerationConfig",
-    "GenerationResult",
-    "GenerationStats",
-    "KVCacheConfig",
-    "MemoryPlan",
-    "MemoryReport",
-    "Model",
-    "ModelConfig",
-    "OutOfMemoryError",
-    "QuantizationType",
-    "StreamPiece",
-    "TextStream",
-    "TinyllmError",
-    "devices",
-    "load",
-    "plan",
-]
+if TYPE_CHECKING:
+    from .api import *  # noqa: F403
+    from .api import __version__ as __version__
+else:
 
-try:
-    __version__ = _metadata.version("tinyllm")
-except _metadata.PackageNotFoundError:  # a source tree that is not installed
-    __version__ = "0+unknown"
+    def __getattr__(name: str) -> Any:
+        """What api.py has, and the modules of this package, when they are first asked for.
+
+        Importing them all takes a third of a second, most of it for NumPy. The command `tinyllm` begins before that, so
+        that an interrupt then is answered as it is later.
+        """
+        if name in ("__all__", "__version__") or not name.startswith("_"):
+            api = importlib.import_module(".api", __name__)
+            if name in ("__all__", "__version__") or name in api.__all__:
+                return getattr(api, name)
+            if name in globals():  # a module, now imported
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     # Without the modules of the package, which are attributes of it whether they are public or not.
-    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+    names = importlib.import_module(".api", __name__).__all__
+    return sorted([*names, "__all__", "__version__", *(name for name in globals() if name.startswith("__"))])

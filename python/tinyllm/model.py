@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -20,12 +19,12 @@ from .errors import CheckpointError, ConfigError, OutOfMemoryError
 from .generation.text_request import TextStream, generate_all
 from .memory.planning import auto_kv_cache, default_kv_cache, driver_estimates, engine_config
 from .memory.report import MemoryReport, memory_report
+from .progress import is_watched, load_bar
 
 if TYPE_CHECKING:
     import os
     from types import TracebackType
 
-    from tqdm import tqdm
     from typing_extensions import Unpack
 
     from .generation.results import GenerationResult
@@ -58,14 +57,15 @@ def load(
         group_size: inputs that share one scale: 32, 64, 128, 256, or 0 for one group a row.
         kv_cache: size of the KV cache, allocated now; by default one sequence of at most 2048 tokens. "auto" fills
             `memory_fraction` of the device's free memory: the model's whole context if it fits, then more sequences.
-        memory_fraction: only with kv_cache="auto", above 0 and at most 1; None is 0.9.
+        memory_fraction: only with kv_cache="auto", above 0 and at most 1. None is 0.9 on a GPU; on the CPU, whose
+            memory others use too, the cache takes a quarter of what the weights leave of that, for at most 8 sequences.
         dtype: "float16", "bfloat16" or (CPU only) "float32" for activations and the KV cache; "auto" is the
             checkpoint's own 16-bit type, bfloat16 where it is float32 (float16 would not hold every float32 model).
         max_step_tokens: prompt tokens processed at once, at most 65536; None for the device's default.
         prefill_chunk: the same while other requests generate, whose next tokens wait for it; None for the device's
             default.
         recompute_activations: less activation memory for more time; the logits stay the same.
-        progress: show a progress bar on standard error; None shows it on a terminal only.
+        progress: show a progress bar; None shows it on a terminal and in a notebook.
 
     Raises:
         ConfigError (a ValueError): an argument is wrong. CheckpointError: the checkpoint is. OutOfMemoryError: the plan
@@ -82,7 +82,7 @@ def load(
             memory_fraction,
             max_step_tokens,
             prefill_chunk,
-            sys.stderr.isatty() if progress is None else progress,
+            is_watched() if progress is None else progress,
         )
     except MemoryError as error:
         checkpoint.close()
@@ -113,7 +113,8 @@ def _load_checkpoint(
         # `free` was asked with a context open, so the driver has what a context takes already.
         context = driver_estimates(device.kind).get("context (estimate)", 0)
         memory = int(device.free * _auto_fraction(memory_fraction)) + context
-        kv_cache = auto_kv_cache(config, device.kind, memory, max_step_tokens, rope_freq_factors)
+        leave_room = memory_fraction is None and device.kind == "cpu"
+        kv_cache = auto_kv_cache(config, device.kind, memory, max_step_tokens, rope_freq_factors, leave_room)
     elif memory_fraction is not None:
         raise ConfigError(f"memory_fraction is for kv_cache='auto' only; got {memory_fraction!r} with {kv_cache!r}")
     elif kv_cache is None:
@@ -126,15 +127,17 @@ def _load_checkpoint(
         native.engine_struct(device.kind, device.index, kv_cache, max_step_tokens, prefill_chunk),
     )
     try:
-        with _progress_bar(sum(tensor.stored_bytes for tensor in tensors), not progress) as bar:
+        unread = {tensor.name: tensor.stored_bytes for tensor in tensors}  # a tensor that comes again counts once
+        with load_bar(sum(unread.values()), progress) as bar:
             for tensor in tensors:
                 try:
                     engine.load_tensor(tensor.name, tensor.load())
                 except CheckpointError as error:
                     raise CheckpointError(f"{tensor.file}: {error}") from error
-                bar.update(tensor.stored_bytes)
-        checkpoint.require_unchanged()
-        engine.finish_load()
+                bar.update(unread.pop(tensor.name, 0))
+            checkpoint.require_unchanged()
+            engine.finish_load()
+            bar.refresh()
         return Model(checkpoint, config, kv_cache, device, engine)
     except BaseException:
         engine.close()
@@ -147,12 +150,6 @@ def _auto_fraction(fraction: float | None) -> float:
     if not is_finite_number(fraction) or not 0 < fraction <= 1:
         raise ConfigError(f"memory_fraction must be above 0 and at most 1; got {fraction!r}")
     return float(fraction)
-
-
-def _progress_bar(total: int, disable: bool) -> tqdm[NoReturn]:
-    from tqdm import tqdm
-
-    return tqdm(total=total, disable=disable, desc="loading", unit="B", unit_scale=True, unit_divisor=1024, leave=False)
 
 
 class Model:
@@ -216,7 +213,7 @@ class Model:
         prompts, is_list = _prompt_list(prompt)
         config = self._generation_config(config, settings)
         token_ids = [self._token_ids(one) for one in prompts]
-        decoders = [self._decoder(config) for _ in prompts]
+        decoders = [self._decoder(config, ids) for ids in token_ids]
         results = generate_all(self._engine, token_ids, config, decoders, self._end_tokens(config))
         return results if is_list else results[0]
 
@@ -273,13 +270,16 @@ class Model:
         """Answer a conversation, written with the checkpoint's own chat template.
 
         Args:
-            messages: dicts with "role" and "content", the last one usually of the user.
+            messages: dicts with "role" and "content" (a string or a list of text parts), the last one usually of the
+                user. Texts of control tokens in them stay text where possible; see `Tokenizer.encode_chat`.
             config: as in `generate`.
             settings: as in `generate`.
             stream: return a stream of pieces, as `stream` does, instead of the result.
             template_variables: for the template, for example {"enable_thinking": False}.
         """
         config = self._generation_config(config, settings)
+        if not isinstance(template_variables or {}, Mapping):
+            raise ConfigError(f"template_variables must be a mapping from names to values; got {template_variables!r}")
         token_ids = self.tokenizer.encode_chat(messages, **(template_variables or {}))
         if stream:
             return self._stream(token_ids, config)
@@ -339,19 +339,19 @@ class Model:
         return _checked_ids(prompt)
 
     def _stream(self, token_ids: list[int], config: GenerationConfig) -> TextStream:
-        return TextStream(self._engine, token_ids, config, self._decoder(config), self._end_tokens(config))
+        return TextStream(self._engine, token_ids, config, self._decoder(config, token_ids), self._end_tokens(config))
 
     def _end_tokens(self, config: GenerationConfig) -> tuple[int, ...]:
         return () if config.ignore_eos else self.eos_token_ids
 
-    def _decoder(self, config: GenerationConfig) -> StreamDecoder | None:
+    def _decoder(self, config: GenerationConfig, prompt: Sequence[int]) -> StreamDecoder | None:
         """None where there is no tokenizer: a model without one still turns token ids into token ids.
 
         CheckpointError where there is one that is not usable, and for stop strings, which need one.
         """
         if not (self._open_checkpoint().has_tokenizer or config.stop):
             return None
-        return self.tokenizer.stream_decoder(continues_text=True)
+        return self.tokenizer.answer_decoder(prompt)
 
     def _open_checkpoint(self) -> Checkpoint:
         """The checkpoint, whose tokenizer is made when it is first asked for. ClosedError once the model is closed."""

@@ -66,7 +66,8 @@ def call(name: str, *args: Any) -> None:
 
 def error_of(status: int, message: str) -> Exception:
     """The exception of a tl_status that is not OK."""
-    return _ERRORS.get(status, TinyllmError)(message)
+    error: Exception = _ERRORS.get(status, TinyllmError)(message)
+    return error
 
 
 def read_list(name: str, item: type[Structure], *args: Any) -> list[Any]:

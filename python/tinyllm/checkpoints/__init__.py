@@ -23,15 +23,16 @@ from .schema import count_parameters, expected_tensors
 __all__ = ["Checkpoint", "TensorInfo", "count_parameters", "expected_tensors", "open_checkpoint"]
 
 
-def open_checkpoint(path_or_name: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path_or_name: str | os.PathLike[str], need_weights: bool = True) -> Checkpoint:
     """Open a Hugging Face directory, a GGUF file, or a model of the Hugging Face Hub by its name `owner/model`.
 
-    Configuration and tensor headers are read and checked; no weights are. Raises CheckpointError.
+    Configuration and tensor headers are read and checked; no weights are. Without `need_weights` a directory may lack
+    them, and the path may be that of its config.json. Raises CheckpointError.
     """
     if not isinstance(path_or_name, (str, os.PathLike)):
         raise TypeError(f"the model must be a path or a name, got {type(path_or_name).__name__}: {path_or_name!r}")
     try:
-        return _open(path_or_name)
+        return _open(path_or_name, need_weights)
     except RecursionError as error:
         raise CheckpointError(f"{path_or_name}: nested too deeply to be a model: {error}") from error
     except MemoryError as error:
@@ -40,7 +41,7 @@ def open_checkpoint(path_or_name: str | os.PathLike[str]) -> Checkpoint:
         raise OutOfMemoryError(f"out of host memory while reading {path_or_name} ({error})") from error
 
 
-def _open(path_or_name: str | os.PathLike[str]) -> Checkpoint:
+def _open(path_or_name: str | os.PathLike[str], need_weights: bool) -> Checkpoint:
     try:
         # Absolute, so that the files are found again where the process has changed its directory.
         path = Path(path_or_name).expanduser().absolute()
@@ -53,18 +54,23 @@ def _open(path_or_name: str | os.PathLike[str]) -> Checkpoint:
                 "files, a .gguf file, or the name owner/model of a model on the Hugging Face Hub"
             )
         path = fetch(str(path_or_name))
-    checkpoint = _open_directory(path) if path.is_dir() else _open_file(path)
+    if not need_weights and path.name == "config.json":
+        path = path.parent
+    checkpoint = _open_directory(path, need_weights) if path.is_dir() else _open_file(path)
     checkpoint.check()
     return checkpoint
 
 
-def _open_directory(path: Path) -> Checkpoint:
+def _open_directory(path: Path, need_weights: bool) -> Checkpoint:
     from .huggingface.checkpoint import HuggingFaceCheckpoint
+    from .huggingface.config_only import ConfigOnlyCheckpoint
 
     if not exists(path / "config.json"):
         gguf_files = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; for a GGUF model pass the file: {', '.join(gguf_files)}" if gguf_files else ""
         raise CheckpointError(f"{path}: expected a config.json in this directory, found none{hint}")
+    if not need_weights and not any(path.glob("*.safetensors*")):
+        return ConfigOnlyCheckpoint(path)
     return HuggingFaceCheckpoint(path)
 
 

@@ -56,6 +56,7 @@ class Checkpoint(abc.ABC):
     """
 
     format: str  # "huggingface" or "gguf"
+    has_weights = True
     heap_bytes = 0  # that the header takes while the checkpoint is open, about
 
     def __init__(

@@ -13,3 +13,5 @@ def add_commands(subparsers: Any) -> None:
     """Register every subcommand."""
     for command in _COMMANDS:
         command.add(subparsers)
+    for parser in subparsers.choices.values():
+        parser.set_defaults(parser=parser)

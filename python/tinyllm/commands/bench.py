@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._native.library import library_path
 from ..errors import TinyllmError
+from .console import say
 
 if TYPE_CHECKING:
     import argparse
@@ -46,10 +47,11 @@ def run(args: argparse.Namespace) -> int:
     return subprocess.run([bench_path(), *args.arguments], check=False).returncode
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The command `tinyllm-bench`: the installed program in place of this process."""
     try:
         path = bench_path()
     except TinyllmError as error:
-        sys.exit(f"tinyllm-bench: {error}")
+        say(f"tinyllm-bench: error: {error}")
+        sys.exit(1)
     os.execv(path, [str(path), *sys.argv[1:]])

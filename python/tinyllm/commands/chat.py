@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CheckpointError
+from .console import read_line, say
 from .options import MODEL_HELP, add_model_options, add_sampling_options, generation_settings, load_model
 from .output import print_stats, write_stream
+from .words import in_flags
 
 if TYPE_CHECKING:
     import argparse
@@ -30,52 +33,51 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     settings = generation_settings(args)
     with load_model(args, args.model) as model:
-        if sys.stdin.isatty():
-            print(_HELP, file=sys.stderr)
-        _converse(model, args, settings)
-    return 0
+        if sys.stdin is not None and sys.stdin.isatty():
+            say(_HELP)
+        conversation = _Conversation(model, args, settings)
+        while (line := read_line("> ")) is not None and line != "/exit":
+            conversation.take(line)
+    # As any other program that was asked for something and could do none of it.
+    return 1 if conversation.failures and not conversation.answers else 0
 
 
-def _converse(model: Model, args: argparse.Namespace, settings: GenerationSettings) -> None:
-    beginning = [{"role": "system", "content": args.system}] if args.system else []
-    history = list(beginning)
-    while (line := _read_line()) is not None:
-        if line == "/exit":
-            return
+class _Conversation:
+    def __init__(self, model: Model, args: argparse.Namespace, settings: GenerationSettings) -> None:
+        self._model = model
+        self._show_stats = args.stats
+        self._settings = settings
+        self._parser = args.parser
+        self._beginning = [{"role": "system", "content": args.system}] if args.system else []
+        self._history = list(self._beginning)
+        self.answers = 0
+        self.failures = 0
+
+    def take(self, line: str) -> None:
+        """Carries out one line of input."""
         if line == "/reset":
-            history = list(beginning)
+            self._history = list(self._beginning)
         elif line == "/help":
-            print(_HELP, file=sys.stderr)
+            say(_HELP)
         elif line.startswith("/"):
-            print(f"unknown command {line}. {_HELP}", file=sys.stderr)
+            say(f"unknown command {line}. {_HELP}")
         elif line:
-            history = _answer(model, history, line, args.stats, settings)
+            self._answer(line)
 
-
-def _read_line() -> str | None:
-    """The next line without surrounding space; None at the end of the input."""
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        if sys.stdin.isatty():
-            print()
-        return None
-
-
-def _answer(
-    model: Model, history: list[dict[str, str]], text: str, show_stats: bool, settings: GenerationSettings
-) -> list[dict[str, str]]:
-    """Streams one answer; returns the history with it, or the old one where the answer failed or was stopped."""
-    messages = [*history, {"role": "user", "content": text}]
-    try:
-        answer, stats = write_stream(model.chat(messages, stream=True, **settings))
-    except KeyboardInterrupt:
-        print("(stopped; this exchange is not kept)", file=sys.stderr)
-        return history
-    except ValueError as error:
-        # Usually a conversation that no longer fits; the user can /reset and go on.
-        print(f"tinyllm: error: {error}", file=sys.stderr)
-        return history
-    if show_stats:
-        print_stats(stats)
-    return [*messages, {"role": "assistant", "content": answer}]
+    def _answer(self, text: str) -> None:
+        """Streams one answer; an exchange that fails or is stopped leaves the history as it was."""
+        messages = [*self._history, {"role": "user", "content": text}]
+        try:
+            answer, stats = write_stream(self._model.chat(messages, stream=True, **self._settings))
+        except KeyboardInterrupt:
+            say("(stopped; this exchange is not kept)")
+            return
+        except (ValueError, CheckpointError) as error:
+            # Usually a conversation that no longer fits; the user can /reset and go on.
+            say(f"tinyllm: error: {in_flags(error, self._parser)}")
+            self.failures += 1
+            return
+        if self._show_stats:
+            print_stats(stats)
+        self._history = [*messages, {"role": "assistant", "content": answer}]
+        self.answers += 1

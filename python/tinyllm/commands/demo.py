@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .. import demo
+from .console import say
 from .options import add_model_options, add_sampling_options, generation_settings, load_model
 from .output import print_stats, write_stream
 
@@ -33,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"> {args.prompt}", flush=True)
         _, stats = write_stream(model.chat([{"role": "user", "content": args.prompt}], stream=True, **settings))
         print_stats(stats)
-        print(f"\n{model.memory()}", file=sys.stderr)
+        say(f"\n{model.memory()}")
     return 0

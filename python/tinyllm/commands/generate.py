@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from .console import json_text, read_all
 from .options import MODEL_HELP, add_model_options, add_sampling_options, generation_settings, load_model
 from .output import print_stats, write_stream
 
@@ -34,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--logprobs needs --json: the streamed text has no place for them")
     settings = generation_settings(args)
     settings["logprobs"] = args.logprobs
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = read_all() if args.prompt == "-" else args.prompt
     with load_model(args, args.model) as model:
         if args.json:
             result = model.generate(prompt, **settings)
-            print(json.dumps(asdict(result), ensure_ascii=False))
+            print(json_text(result.to_dict()))
             return 0
         _, stats = write_stream(model.stream(prompt, **settings))
         if args.stats:

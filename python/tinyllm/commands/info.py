@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from ..checkpoints import count_parameters, open_checkpoint
 from ..config import KVCacheConfig
 from ..memory.planning import default_kv_cache, engine_config, make_plan
 from ..memory.report import format_bytes
+from .console import json_text
 from .options import MODEL_HELP, add_model_options
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     device = resolve_device(args.device)
-    with open_checkpoint(args.model) as checkpoint:
+    with open_checkpoint(args.model, need_weights=False) as checkpoint:
         config = engine_config(checkpoint.config, args.quantization, args.group_size, args.dtype)
         kv_cache = default_kv_cache(config) if args.max_seq_len is None else KVCacheConfig(max_seq_len=args.max_seq_len)
         tensors = list(checkpoint.tensors())
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         report = {
             "path": str(checkpoint.path),
             "format": checkpoint.format,
+            "has_weights": checkpoint.has_weights,
             "parameters": count_parameters(config),
             "config": {**asdict(config), "quantization": config.quantization.value},
             "kv_cache": asdict(kv_cache),
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             ],
         }
     if args.json:
-        print(json.dumps(report))
+        print(json_text(report))
     else:
         _print(report, args.tensors)
     return 0
@@ -68,7 +69,8 @@ def _print(report: dict[str, Any], with_tensors: bool) -> None:
     stored = format_bytes(sum(tensor["bytes"] for tensor in tensors))
     types = ", ".join(sorted({tensor["dtype"] for tensor in tensors}))
     print(f"{report['path']} ({report['format']})")
-    print(f"  {report['parameters']:,} parameters in {len(tensors)} tensors, {stored} stored as {types}")
+    where = "stored as" if report["has_weights"] else "to be stored as (there is config.json only)"
+    print(f"  {report['parameters']:,} parameters in {len(tensors)} tensors, {stored} {where} {types}")
     for name, value in report["config"].items():
         print(f"  {name:<28} {value}")
     if with_tensors:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from ..memory.report import format_bytes
+from .console import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,4 +34,4 @@ def print_stats(stats: GenerationStats | None) -> None:
     prompt = f"{stats.prompt_tokens} prompt tokens at {stats.prefill_tps:.0f} tok/s"
     answer = f"{stats.generated_tokens} tokens at {stats.decode_tps:.1f} tok/s"
     memory = format_bytes(stats.peak_memory_bytes)
-    print(f"[{prompt}, first token after {stats.ttft_ms:.0f} ms; {answer}; memory {memory}]", file=sys.stderr)
+    say(f"[{prompt}, first token after {stats.ttft_ms:.0f} ms; {answer}; memory {memory}]")

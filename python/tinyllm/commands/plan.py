@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import KVCacheConfig, QuantizationType
 from ..errors import ConfigError
 from ..memory.planning import MemoryPlan, comparison_table, plan
 from ..memory.report import format_bytes
+from .console import json_text, say
 from .options import MODEL_HELP
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
         help="what a model needs in memory, and what fits",
-        description="Prints the memory of a model by component, to the byte, reading headers only; needs no GPU. With "
-        "--gpu-memory also which contexts and batches fit.",
+        description="Prints the memory of a model by component, to the byte, reading headers only (config.json is "
+        "enough); needs no GPU. With --gpu-memory also which contexts and batches fit, and exit code 1 if the model "
+        "does not. 1 MB is 2^20 bytes, 1 GB is 2^30, as GPU tools print them.",
     )
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument(
@@ -66,7 +67,7 @@ def add(subparsers: Any) -> None:
         default=[],
         metavar="N,...",
         help="tokens a sequence (default: 2048, or the model's if shorter); of several the first is planned, all are "
-        "rows of the grid",
+        "rows of the grid and bars of the plot",
     )
     parser.add_argument(
         "--batch",
@@ -81,14 +82,17 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--compare", action="store_true", help="int8 beside 16-bit weights, by component")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the components over the context (needs matplotlib)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, flags={"max_seq_len": "--context", "max_batch_size": "--batch"})
 
 
 def run(args: argparse.Namespace) -> int:
     contexts = args.context if len(args.context) > 1 else _GRID_CONTEXTS
     batches = args.batch if len(args.batch) > 1 else _GRID_BATCHES
-    if args.gpu_memory is None and (contexts, batches) != (_GRID_CONTEXTS, _GRID_BATCHES):
-        raise ConfigError("several values of --context or --batch make the grid of --gpu-memory, which is not given")
+    if args.gpu_memory is None and (len(args.batch) > 1 or (len(args.context) > 1 and not args.plot)):
+        raise ConfigError(
+            "several values of --context or --batch make the grid of --gpu-memory, which is not given"
+            " (several of --context also the bars of --plot)"
+        )
     planned = plan(
         args.model,
         args.device,
@@ -102,19 +106,21 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         from ..memory.plotting import plot_plan
 
-        plot_plan(planned, args.plot, args.gpu_memory)
-        print(f"{args.plot} written", file=sys.stderr)
+        name = Path(args.model).resolve().name
+        plot_plan(planned, args.plot, args.gpu_memory, args.context if len(args.context) > 1 else (), name)
+        say(f"{args.plot} written")
+    code = 0 if args.gpu_memory is None or planned.fits(args.gpu_memory) else 1
     if args.json:
-        print(json.dumps(_report(planned, args.compare, args.gpu_memory, contexts, batches)))
-        return 0
-    print(f"{args.model}: {args.batch[0]} x {context} tokens on {planned.device}")
+        print(json_text(_report(planned, args.compare, args.gpu_memory, contexts, batches)))
+        return code
+    print(f"{args.model}: {args.batch[0]} x {context} tokens on {planned.device} (1 MB = 2^20 bytes)")
     print(planned.table(args.entries))
     if args.compare:
         print(f"\n{comparison_table(planned)}")
     if args.gpu_memory is not None:
         grid = _grid_table(fit_grid(planned, args.gpu_memory, contexts, batches), contexts, batches)
         print(f"\n{_verdict(planned, args.gpu_memory)}\n\n{grid}")
-    return 0
+    return code
 
 
 def _report(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .._native.queue import Event
@@ -20,6 +20,10 @@ class GenerationStats:
     prefill_tps: float  # prompt tokens a second, waiting time excluded
     decode_tps: float  # output tokens a second after the first
     peak_memory_bytes: int  # of the model's tracked memory, so far
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
 
     @staticmethod
     def from_event(event: Event, peak_memory_bytes: int) -> GenerationStats:
@@ -39,7 +43,7 @@ class GenerationStats:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GenerationResult:
     """One finished request."""
 
@@ -48,6 +52,15 @@ class GenerationResult:
     finish_reason: str  # "stop", "length" or "cancelled"
     stats: GenerationStats
     logprobs: list[float] | None = None  # of each token, natural log, from the raw logits; where asked for
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def __repr__(self) -> str:
+        text = repr(self.text if len(self.text) <= 60 else f"{self.text[:60]}...")
+        speed = f"{self.stats.decode_tps:.1f} tok/s"
+        return f"<tinyllm.GenerationResult {text}: {len(self.token_ids)} tokens, {self.finish_reason}, {speed}>"
 
 
 @dataclass(frozen=True)
@@ -63,3 +76,7 @@ class StreamPiece:
     logprob: float | None = None
     finish_reason: str | None = None  # on the last piece
     stats: GenerationStats | None = None  # on the last piece
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)

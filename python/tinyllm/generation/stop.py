@@ -15,6 +15,9 @@ class StopMatcher:
     character, the longer one (it starts first). The result therefore depends only on the text, not on how it is cut
     into pieces. Text that may still turn out to be the beginning of a stop string is held back, and nothing else.
 
+    Special tokens are not shown, but their texts are part of the text that is searched: "<|im_end|>" is a stop string
+    like any other, and so is one that goes on with ordinary text.
+
     One matcher belongs to one stream; it is not shared between threads.
     """
 
@@ -37,6 +40,7 @@ class StopMatcher:
         self._stops = tuple(dict.fromkeys(stops))
         self._longest_partial = max((len(stop) for stop in self._stops), default=1) - 1
         self._held = ""
+        self._hidden: list[tuple[int, int]] = []  # parts of `_held` that are not shown
         self._stopped = False
 
     @property
@@ -44,8 +48,8 @@ class StopMatcher:
         """True once a stop string has been found."""
         return self._stopped
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """Takes the next piece of text.
+    def push(self, text: str, hidden: str = "") -> tuple[str, bool]:
+        """Takes the next piece of text, and after it `hidden`, the text of a special token that is not shown.
 
         Returns:
             (emit, stopped): the text that is now certain not to be part of a stop string, and whether a stop string
@@ -53,20 +57,31 @@ class StopMatcher:
         """
         if self._stopped:
             return "", True
-        text = self._held + text
+        text = self._held + text + hidden
+        if hidden and self._stops:
+            self._hidden.append((len(text) - len(hidden), len(text)))
+        elif hidden:
+            text = text[: len(text) - len(hidden)]
         match_start = self._first_match(text)
         if match_start is not None:
-            self._held = ""
             self._stopped = True
-            return text[:match_start], True
-        n_emit = len(text) - self._partial_length(text)
-        self._held = text[n_emit:]
-        return text[:n_emit], False
+            return self._release(text, match_start, drop=True), True
+        return self._release(text, len(text) - self._partial_length(text)), False
 
     def flush(self) -> str:
         """Ends the stream. Returns the text held back: no stop string can be completed any more."""
-        held, self._held = self._held, ""
-        return held
+        return self._release(self._held, len(self._held))
+
+    def _release(self, text: str, end: int, drop: bool = False) -> str:
+        """What is shown of `text` up to `end`; the rest is held back, or dropped."""
+        shown, position = [], 0
+        for start, stop in self._hidden:
+            shown.append(text[position : min(start, end)])
+            position = min(stop, end)
+        shown.append(text[position:end])
+        self._held = "" if drop else text[end:]
+        self._hidden = [(max(start - end, 0), stop - end) for start, stop in self._hidden if stop > end and not drop]
+        return "".join(shown)
 
     def _first_match(self, text: str) -> int | None:
         """Start of the stop string that ends first in `text` (ties: starts first); None without a match."""

@@ -69,13 +69,14 @@ class TextRequest:
             self._finish_reason = "error"
             raise queue.error(event)
         reason = _REASONS[event.finish_reason]
-        text = ""
+        text, hidden = "", ""
         if self._decoder is not None:
-            if event.token_id >= 0 and event.finish_reason != FINISH_STOP:
-                text = self._decoder.push(event.token_id)
+            if event.token_id >= 0:
+                text = "" if event.finish_reason == FINISH_STOP else self._decoder.push(event.token_id)
+                hidden = self._decoder.skipped_text(event.token_id)
             if reason is not None:
                 text += self._decoder.flush()
-        text, stopped = self._matcher.push(text)
+        text, stopped = self._matcher.push(text, hidden)
         if stopped:
             # Only this process knows of stop strings: the engine would go on.
             if reason is None:
@@ -169,6 +170,15 @@ class TextStream(Iterator[StreamPiece]):
         if self._request.ended:
             self._ended = True
         return piece
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<tinyllm.TextStream, {'ended' if self._ended else 'running'}>"
 
     def close(self) -> None:
         """Cancel the request and end the iteration. Closing twice is allowed."""

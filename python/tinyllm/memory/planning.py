@@ -12,6 +12,7 @@ from .._native.devices import kind_of_device
 from ..checkpoints import open_checkpoint
 from ..config import KVCacheConfig, ModelConfig, QuantizationType, as_quantization
 from ..errors import ConfigError, OutOfMemoryError
+from .html import html_table
 from .report import Overhead, PlanEntry, by_component, format_bytes, overhead_entries, plan_entries
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ PAGE_TOKENS = 64  # a KV page; contexts are planned in whole pages
 _MAX_CONTEXT = 1 << 24  # what the engine accepts
 _MAX_BATCH = 4096
 _MAX_AUTO_BATCH = 64
+# A CPU's memory is shared with everything else that runs, and more sequences make it no faster for long.
+_AUTO_SHARE_ON_CPU = 4
+_MAX_AUTO_BATCH_ON_CPU = 8
 
 # What the CUDA driver takes from a GPU for a process: the context, the code of the kernels that a model uses, the
 # graphs of its decode steps. The driver decides, so these are estimates: measured on an H200 with driver 580.159, CUDA
@@ -33,7 +37,7 @@ _MAX_AUTO_BATCH = 64
 CUDA_DRIVER_ESTIMATE = {"context (estimate)": 524 << 20, "modules (estimate)": 16 << 20, "graphs (estimate)": 12 << 20}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoryPlan:
     """Every allocation that a configuration makes on a device. Sizes in bytes.
 
@@ -118,6 +122,7 @@ class MemoryPlan:
             "components": self.components,
             "total": self.total,
             "estimates": self.estimates,
+            "needed": self.needed,
             "host_peak": self.host_peak,
             "entries": [asdict(entry) for entry in self.entries],
             "overhead": [asdict(entry) for entry in self.overhead],
@@ -126,6 +131,24 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         return self.table()
+
+    def __repr__(self) -> str:
+        return (
+            f"<tinyllm.MemoryPlan of {self._title()}: {format_bytes(self.total)}, {format_bytes(self.needed)} needed>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{size:,}", format_bytes(size)) for name, size in self._sums().items()]
+        return html_table(self._title(), ("component", "bytes", "1 MB = 2^20"), rows)
+
+    def _title(self) -> str:
+        kv, quantization = self.kv_cache, self.config.quantization.value
+        tokens = f"{kv.max_batch_size} x {kv.max_seq_len} tokens"
+        return f"{self.config.architecture}, {quantization}, {tokens} on {self.device}"
+
+    def _sums(self) -> dict[str, int]:
+        sums = {**self.components, "total": self.total, **self.estimates, "needed": self.needed}
+        return sums | {"host while loading": self.host_peak}
 
     def _lines(self, entries: bool) -> Iterator[str]:
         if entries:
@@ -136,8 +159,7 @@ class MemoryPlan:
                 when = "while loading" if beside.only_loading else ""
                 where = "device" if beside.on_device else "host"
                 yield f"{where:<12} {beside.name:<28} {when:>22} {'':<9}{beside.bytes:>14}"
-        rows = {**self.components, "total": self.total, **self.estimates, "host while loading": self.host_peak}
-        for name, size in rows.items():
+        for name, size in self._sums().items():
             yield f"{name:<20}{size:>16} {format_bytes(size):>12}"
 
     def with_kv_cache(self, kv_cache: KVCacheConfig) -> MemoryPlan:
@@ -174,7 +196,9 @@ def plan(
     dtype: str = "auto",
     max_step_tokens: int | None = None,
 ) -> MemoryPlan:
-    """The memory plan of a checkpoint (headers only are read) or of a ModelConfig; needs no GPU, also for "cuda".
+    """The memory plan of a checkpoint or of a ModelConfig. Needs no GPU, also for "cuda".
+
+    Of a checkpoint headers only are read; config.json is enough.
 
     Arguments are those of `load` and mean the same, but for kv_cache="auto", which depends on a device's free memory;
     what is None is the config's own.
@@ -183,7 +207,7 @@ def plan(
     if isinstance(model, ModelConfig):
         config = model
     else:
-        with open_checkpoint(model) as checkpoint:
+        with open_checkpoint(model, need_weights=False) as checkpoint:
             config = checkpoint.config
             rope_freq_factors = checkpoint.rope_freq_factors
             reader_bytes = checkpoint.heap_bytes + max(tensor.heap_bytes for tensor in checkpoint.tensors())
@@ -260,21 +284,29 @@ def auto_kv_cache(
     memory: int,
     max_step_tokens: int | None = None,
     rope_freq_factors: bool = False,
+    leave_room: bool = False,
 ) -> KVCacheConfig:
     """The KV cache that makes the whole plan fill `memory` bytes.
 
     The context comes first, up to the model's own, then as many sequences of it as fit, at most 64.
 
+    With `leave_room` it takes a quarter of what the weights leave, where a page fits into that, for at most 8
+    sequences.
+
     Raises OutOfMemoryError if not even a page fits beside the weights.
     """
     smallest = make_plan(config, device_kind, KVCacheConfig(1, PAGE_TOKENS), max_step_tokens, rope_freq_factors)
+    max_batch = _MAX_AUTO_BATCH_ON_CPU if leave_room else _MAX_AUTO_BATCH
+    if leave_room:
+        quarter = (memory - smallest.needed) // _AUTO_SHARE_ON_CPU
+        memory = smallest.needed + quarter if quarter >= 0 else memory
     context = min(smallest.max_seq_len(memory, batch=1), config.max_seq_len)
     if context == 0:
         raise OutOfMemoryError(
             f"the model needs {smallest.total} bytes ({format_bytes(smallest.total)}) with the smallest KV cache, but "
             f"only {memory} bytes ({format_bytes(memory)}) may be used:\n{smallest.table()}"
         )
-    return KVCacheConfig(min(smallest.max_batch(memory, seq=context), _MAX_AUTO_BATCH), context)
+    return KVCacheConfig(min(smallest.max_batch(memory, seq=context), max_batch), context)
 
 
 def comparison_table(base: MemoryPlan) -> str:

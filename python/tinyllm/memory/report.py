@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .html import html_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +20,13 @@ def format_bytes(count: int) -> str:
     """A size for people: 1 MB is 2^20 bytes, as GPU tools print it."""
     if count < 0:
         return f"-{format_bytes(-count)}"
-    for size, unit in _UNITS:
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
+    size, unit = size_unit(count)
+    return f"{count / size:.2f} {unit}" if size > 1 else f"{count} B"
+
+
+def size_unit(count: int) -> tuple[int, str]:
+    """The largest unit of which `count` bytes have one or more, and its name: (2^20, "MB") for 300 MB."""
+    return next(((size, unit) for size, unit in _UNITS if count >= size), (1, "B"))
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Tracked:
     allocations: int  # that there ever were
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoryReport:
     """Memory of one model, in bytes.
 
@@ -114,18 +119,37 @@ class MemoryReport:
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
-    def _lines(self) -> Iterator[str]:
-        yield f"{'component':<14}{'planned':>14}{'actual':>14}{'peak':>14}{'allocations':>14}"
+    def __repr__(self) -> str:
+        sizes = f"{format_bytes(self.actual_total)} of {format_bytes(self.planned_total)} planned"
+        return f"<tinyllm.MemoryReport: {sizes}, peak {format_bytes(self.peak)}; {self._device_line()}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._device_line(), *self._table())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def _device_line(self) -> str:
+        return f"device: {format_bytes(self.free)} free of {format_bytes(self.total)}"
+
+    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Header and rows."""
         used = {name: tracked for name, tracked in self.tracked.items() if tracked.allocations}
-        rows = {name: (self.planned.get(name, 0), tracked) for name, tracked in used.items()}
-        for name, (planned, tracked) in {**rows, "total": (self.planned_total, self.tracked_total)}.items():
-            sizes = (planned, tracked.bytes, tracked.peak)
-            yield f"{name:<14}" + "".join(f"{format_bytes(size):>14}" for size in sizes) + f"{tracked.live:>14}"
-        for name, size in self.driver.items():
-            yield f"{name:<14}{'':>14}{format_bytes(size):>14}"
-        if self.driver:
-            yield f"{'driver lost':<14}{'':>14}{format_bytes(self.lost):>14}"
-        yield f"device: {format_bytes(self.free)} free of {format_bytes(self.total)}"
+        sizes = {name: (self.planned.get(name, 0), tracked) for name, tracked in used.items()}
+        rows = [
+            (name, *map(format_bytes, (planned, tracked.bytes, tracked.peak)), str(tracked.live))
+            for name, (planned, tracked) in {**sizes, "total": (self.planned_total, self.tracked_total)}.items()
+        ]
+        driver = {**self.driver, "driver lost": self.lost} if self.driver else {}
+        rows += [(name, "", format_bytes(size), "", "") for name, size in driver.items()]
+        return ("component", "planned", "actual", "peak", "allocations"), rows
+
+    def _lines(self) -> Iterator[str]:
+        header, rows = self._table()
+        for name, *cells in (header, *rows):
+            yield f"{name:<14}{''.join(f'{cell:>14}' for cell in cells)}".rstrip()
+        yield self._device_line()
 
 
 def plan_entries(raw: list[CPlanEntry]) -> tuple[PlanEntry, ...]:

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from .backend_errors import backend_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +53,10 @@ class Detokenizer:
             CheckpointError: the decoder is of a kind that works on more than one token at a time.
         """
         self._id_to_token = backend.id_to_token
-        self.special_ids = frozenset(
-            token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special
-        )
+        with backend_errors(f"{origin}: its tokens cannot be read"):
+            added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._added = {token_id: token.content for token_id, token in added.items()}
         self._cache: dict[int, bytes] = {}
         self._byte_level = False
         self._byte_fallback = False
@@ -65,8 +67,13 @@ class Detokenizer:
         # The character, and how many of it at most, that are taken off the start of the text.
         self.strip_character, self.strip_count = "", 0
 
-        state = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else None
+        with backend_errors(f"{origin}: the decoder cannot be read"):
+            state = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else None
         self._read_decoder(state, origin)
+
+    def special_text(self, token_id: int) -> str:
+        """The text by which a special token is known, "<|im_end|>" for example; "" for every other token."""
+        return self._added[token_id] if token_id in self.special_ids else ""
 
     def piece(self, token_id: int, first: bool) -> bytes | None:
         """The bytes of a token; None when the tokenizer has no such token (rows that pad an embedding table).
@@ -82,7 +89,10 @@ class Detokenizer:
             except OverflowError as error:
                 raise ValueError(f"a token id is a whole number from 0 on, got {token_id}") from error
             if token is not None:
-                piece = self._to_bytes(token, first)
+                # An added token is found in a text as it stands, before any byte is written as a character: the é of
+                # "café" is that letter, not the byte 0xE9.
+                as_it_stands = self._byte_level and token_id in self._added
+                piece = token.encode() if as_it_stands else self._to_bytes(token, first)
                 if not first:
                     self._cache[token_id] = piece
         return piece
@@ -187,6 +197,10 @@ class StreamDecoder:
             return ""
         self._first = False
         return self._strip(self._utf8.decode(piece))
+
+    def skipped_text(self, token_id: int) -> str:
+        """The text of a special token that `push` leaves out; "" for a token that it does not."""
+        return self._detokenizer.special_text(token_id) if token_id in self._skipped_ids else ""
 
     def flush(self) -> str:
         """Ends the sequence: U+FFFD if it stops in the middle of a character, else ""."""

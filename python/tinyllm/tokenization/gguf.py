@@ -7,13 +7,13 @@ absent, is what llama.cpp does with them (`src/llama-vocab.cpp`, `llama_vocab::i
 
 from __future__ import annotations
 
-import enum
-import re
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
+from .backend_errors import backend_errors
+from .charsmap import charsmap_error
+from .gguf_metadata import Metadata, TokenType, Vocabulary, check_length, read_token_id, read_vocabulary
 from .pretokenizers import PRE_TOKENIZERS
 from .tokenizer import Tokenizer
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     import tokenizers
 
 _SPACE = "\u2581"  # SentencePiece writes a space as this character
-_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+
+# The end tokens that a file can name, the main one first. Those of fill-in-the-middle end an answer too: a model of
+# code writes them where the next file or repository would begin.
+_NAMED_END_TOKENS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 # Tokens that end an answer whatever the file calls them; files often name only one of several (llama.cpp's list).
 _END_TOKENS = frozenset(
@@ -49,58 +52,6 @@ _END_TOKENS = frozenset(
 )
 
 
-class _TokenType(enum.IntEnum):
-    """`tokenizer.ggml.token_type`."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    """What both kinds of tokenizer read from the file."""
-
-    tokens: list[str]
-    types: list[int]
-    ids: dict[str, int]  # inverse of `tokens`
-
-    def texts(self, *types: _TokenType) -> list[str]:
-        """The tokens of these types."""
-        return [token for token, token_type in zip(self.tokens, self.types, strict=True) if token_type in types]
-
-
-class _Metadata:
-    """Typed access to the `tokenizer.*` fields of one file."""
-
-    def __init__(self, reader: gguf.GGUFReader, path: Path) -> None:
-        self._reader = reader
-        self.path = path
-
-    def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of `tokenizer.<key>`, or `default` when the file does not have it. Raises CheckpointError."""
-        field = self._reader.get_field(f"tokenizer.{key}")
-        if field is None:
-            return default
-        try:
-            value = field.contents()
-        except (UnicodeDecodeError, ValueError, IndexError) as error:
-            raise CheckpointError(f"{self.path}: tokenizer.{key} cannot be read: {error}") from error
-        if not isinstance(value, kind):
-            raise CheckpointError(f"{self.path}: tokenizer.{key} has the wrong type {type(value).__name__}")
-        return value
-
-    def required(self, key: str, kind: type) -> Any:
-        """As `get`, but CheckpointError when the file does not have the field."""
-        value = self.get(key, kind)
-        if value is None:
-            raise CheckpointError(f"{self.path} has no tokenizer.{key}; convert the model again with its tokenizer")
-        return value
-
-
 def load_gguf_tokenizer(reader: gguf.GGUFReader, path: Path) -> Tokenizer:
     """Build the tokenizer that the metadata of a GGUF file describes.
 
@@ -111,28 +62,28 @@ def load_gguf_tokenizer(reader: gguf.GGUFReader, path: Path) -> Tokenizer:
     Raises:
         CheckpointError: metadata is missing or inconsistent, or names a tokenizer that is not supported.
     """
-    metadata = _Metadata(reader, path)
-    model = metadata.required("ggml.model", str)
+    metadata = Metadata(reader, path)
+    model = metadata.required(metadata.text, "ggml.model")
     if model not in ("gpt2", "llama"):
         raise CheckpointError(
             f"{path}: the tokenizer {model!r} is not supported; these are: 'gpt2' (byte-level BPE) and 'llama'"
             " (SentencePiece BPE)"
         )
-    vocabulary = _read_vocabulary(metadata)
+    vocabulary = read_vocabulary(metadata)
     # In files without the keys a SentencePiece model has its usual ids, and adds BOS.
     default_ids = {"bos": 1, "eos": 2, "unknown": 0} if model == "llama" else {}
     ids = {
-        name: _read_token_id(metadata, vocabulary, name, default_ids.get(name))
-        for name in ("bos", "eos", "unknown", "eot", "eom")
+        name: read_token_id(metadata, vocabulary, name, default_ids.get(name))
+        for name in ("bos", "unknown", *_NAMED_END_TOKENS)
     }
-    if model == "gpt2":
-        backend, add_bos = _byte_level_bpe(metadata, vocabulary)
-    else:
-        backend, add_bos = _sentencepiece_bpe(metadata, vocabulary, ids["unknown"]), True
-
     eos_ids = _eos_token_ids(vocabulary, ids)
-    _register_added_tokens(backend, vocabulary, [vocabulary.tokens[token_id] for token_id in eos_ids])
-    _set_bos_and_eos(backend, metadata, vocabulary, ids, add_bos)
+    with backend_errors(f"{path}: the tokenizer cannot be built"):
+        if model == "gpt2":
+            backend, add_bos = _byte_level_bpe(metadata, vocabulary)
+        else:
+            backend, add_bos = _sentencepiece_bpe(metadata, vocabulary, ids["unknown"]), True
+        _register_added_tokens(backend, vocabulary, [vocabulary.tokens[token_id] for token_id in eos_ids])
+        _set_bos_and_eos(backend, metadata, vocabulary, ids, add_bos)
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown"}
     return Tokenizer(
         backend,
@@ -145,50 +96,19 @@ def load_gguf_tokenizer(reader: gguf.GGUFReader, path: Path) -> Tokenizer:
     )
 
 
-def _read_vocabulary(metadata: _Metadata) -> _Vocabulary:
-    # llama.cpp's stand-in for an empty token, which no text could produce.
-    tokens = [token or f"[EMPTY_{token_id}]" for token_id, token in enumerate(metadata.required("ggml.tokens", list))]
-    ids = {token: token_id for token_id, token in enumerate(tokens)}
-    if len(ids) != len(tokens):
-        repeated = next(token for token_id, token in enumerate(tokens) if ids[token] != token_id)
-        raise CheckpointError(f"{metadata.path}: tokenizer.ggml.tokens has {repeated!r} more than once")
-    types = metadata.get("ggml.token_type", list)
-    if types is None:
-        types = [_TokenType.BYTE if _BYTE_TOKEN.fullmatch(token) else _TokenType.NORMAL for token in tokens]
-    _check_length(metadata, "ggml.token_type", types, tokens)
-    return _Vocabulary(tokens, types, ids)
-
-
-def _check_length(metadata: _Metadata, key: str, values: Sequence[Any], tokens: Sequence[str]) -> None:
-    if len(values) != len(tokens):
-        raise CheckpointError(
-            f"{metadata.path}: tokenizer.{key} has {len(values)} entries, but there are {len(tokens)} tokens"
-        )
-
-
-def _read_token_id(metadata: _Metadata, vocabulary: _Vocabulary, name: str, default: int | None) -> int | None:
-    token_id: int | None = metadata.get(f"ggml.{name}_token_id", int, default)
-    if token_id is not None and not 0 <= token_id < len(vocabulary.tokens):
-        raise CheckpointError(
-            f"{metadata.path}: tokenizer.ggml.{name}_token_id is {token_id}, but there are only"
-            f" {len(vocabulary.tokens)} tokens"
-        )
-    return token_id
-
-
-def _eos_token_ids(vocabulary: _Vocabulary, ids: dict[str, int | None]) -> tuple[int, ...]:
+def _eos_token_ids(vocabulary: Vocabulary, ids: dict[str, int | None]) -> tuple[int, ...]:
     """The named end tokens, the main one first, then those known by their text."""
-    named = [token_id for name in ("eos", "eot", "eom") if (token_id := ids[name]) is not None]
+    named = [token_id for name in _NAMED_END_TOKENS if (token_id := ids[name]) is not None]
     by_text = sorted(vocabulary.ids[token] for token in _END_TOKENS if token in vocabulary.ids)
     return tuple(dict.fromkeys([*named, *by_text]))
 
 
-def _byte_level_bpe(metadata: _Metadata, vocabulary: _Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
+def _byte_level_bpe(metadata: Metadata, vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
     """GPT-2's kind of tokenizer, and whether its family adds BOS unless the file says otherwise."""
-    from tokenizers import Regex, decoders, models, pre_tokenizers
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
-    name = metadata.get("ggml.pre", str)
+    name = metadata.text("ggml.pre")
     if name is None:
         name = "default"
         warnings.warn(
@@ -202,37 +122,37 @@ def _byte_level_bpe(metadata: _Metadata, vocabulary: _Vocabulary) -> tuple[token
             + ", ".join(sorted(PRE_TOKENIZERS))
         )
     family = PRE_TOKENIZERS[name]
-    merges = [_split_merge(metadata, merge) for merge in metadata.required("ggml.merges", list)]
-    try:
+    merges = [_split_merge(metadata, merge) for merge in metadata.required(metadata.texts, "ggml.merges")]
+    with backend_errors(f"{metadata.path}: tokenizer.ggml.merges do not fit the tokens"):
         model = models.BPE(vocab=vocabulary.ids, merges=merges, ignore_merges=family.ignore_merges)
-    except Exception as error:  # tokenizers raises plain Exception
-        raise CheckpointError(f"{metadata.path}: tokenizer.ggml.merges do not fit the tokens: {error}") from error
     backend = Backend(model)
-    add_prefix_space = metadata.get("ggml.add_space_prefix", bool, False)
+    if family.nfc:
+        backend.normalizer = normalizers.NFC()
+    # The file's add_space_prefix belongs to SentencePiece; here it would put a space before every piece.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             *(pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in family.patterns),
-            pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     backend.decoder = decoders.ByteLevel()
     return backend, family.add_bos
 
 
-def _split_merge(metadata: _Metadata, merge: str) -> tuple[str, str]:
+def _split_merge(metadata: Metadata, merge: str) -> tuple[str, str]:
     left, separator, right = merge.partition(" ")
     if not (left and separator and right):
         raise CheckpointError(f"{metadata.path}: tokenizer.ggml.merges has {merge!r}, expected two tokens and a space")
     return left, right
 
 
-def _sentencepiece_bpe(metadata: _Metadata, vocabulary: _Vocabulary, unknown_id: int | None) -> tokenizers.Tokenizer:
+def _sentencepiece_bpe(metadata: Metadata, vocabulary: Vocabulary, unknown_id: int | None) -> tokenizers.Tokenizer:
     """SentencePiece's BPE: no splitting before merging, spaces as U+2581, characters without a token as bytes."""
     from tokenizers import Regex, decoders, models, normalizers
     from tokenizers import Tokenizer as Backend
 
-    scores = metadata.required("ggml.scores", list)
-    _check_length(metadata, "ggml.scores", scores, vocabulary.tokens)
+    scores = metadata.required(metadata.numbers, "ggml.scores")
+    check_length(metadata, "ggml.scores", scores, vocabulary.tokens)
     has_all_bytes = all(f"<0x{byte:02X}>" in vocabulary.ids for byte in range(256))
     backend = Backend(
         models.BPE(
@@ -244,13 +164,12 @@ def _sentencepiece_bpe(metadata: _Metadata, vocabulary: _Vocabulary, unknown_id:
         )
     )
     steps: list[normalizers.Normalizer] = []
-    charsmap = metadata.get("ggml.precompiled_charsmap", list)
+    charsmap = _read_charsmap(metadata)
     if charsmap is not None:
-        # Unicode normalisation rules in SentencePiece's own form; an array of int8 or uint8.
-        steps.append(normalizers.Precompiled(bytes(value & 0xFF for value in charsmap)))
-    if metadata.get("ggml.remove_extra_whitespaces", bool, False):
+        steps.append(normalizers.Precompiled(charsmap))
+    if metadata.flag("ggml.remove_extra_whitespaces", False):
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-    add_space_prefix = metadata.get("ggml.add_space_prefix", bool, True)
+    add_space_prefix = metadata.flag("ggml.add_space_prefix", True)
     if add_space_prefix:
         # Of every piece of text between special tokens, as llama.cpp and the original Llama 2 chat format do.
         steps.append(normalizers.Prepend(_SPACE))
@@ -263,7 +182,18 @@ def _sentencepiece_bpe(metadata: _Metadata, vocabulary: _Vocabulary, unknown_id:
     return backend
 
 
-def _merges_from_scores(vocabulary: _Vocabulary, scores: Sequence[float]) -> list[tuple[str, str]]:
+def _read_charsmap(metadata: Metadata) -> bytes | None:
+    """Unicode normalisation rules in SentencePiece's own form; an array of int8 or uint8."""
+    values = metadata.integers("ggml.precompiled_charsmap")
+    if values is None:
+        return None
+    charsmap = bytes(value & 0xFF for value in values)
+    if (error := charsmap_error(charsmap)) is not None:
+        raise CheckpointError(f"{metadata.path}: tokenizer.ggml.precompiled_charsmap is damaged: {error}")
+    return charsmap
+
+
+def _merges_from_scores(vocabulary: Vocabulary, scores: Sequence[float]) -> list[tuple[str, str]]:
     """BPE merges, best first, that make the choices SentencePiece makes from scores.
 
     SentencePiece joins the two neighbours whose joint token has the highest score; so every way to cut a token into
@@ -271,7 +201,7 @@ def _merges_from_scores(vocabulary: _Vocabulary, scores: Sequence[float]) -> lis
     token the one with the longest left part comes first, which reproduces the leftmost-first rule for runs of a
     repeated character such as indentation. Tokens that only special rules produce take no part.
     """
-    mergeable = set(vocabulary.texts(_TokenType.NORMAL, _TokenType.UNUSED))
+    mergeable = set(vocabulary.texts(TokenType.NORMAL, TokenType.UNUSED))
     by_rank = sorted(mergeable, key=lambda token: (-scores[vocabulary.ids[token]], vocabulary.ids[token]))
     return [
         (token[:cut], token[cut:])
@@ -281,15 +211,15 @@ def _merges_from_scores(vocabulary: _Vocabulary, scores: Sequence[float]) -> lis
     ]
 
 
-def _register_added_tokens(backend: tokenizers.Tokenizer, vocabulary: _Vocabulary, end_tokens: Sequence[str]) -> None:
+def _register_added_tokens(backend: tokenizers.Tokenizer, vocabulary: Vocabulary, end_tokens: Sequence[str]) -> None:
     """Tokens found in a text before it is split: control tokens (special), and user-defined ones (plain text).
 
     Byte tokens are not among them: the six characters "<0x0A>" in a text are no newline.
     """
     from tokenizers import AddedToken
 
-    special = {*vocabulary.texts(_TokenType.CONTROL, _TokenType.UNKNOWN), *end_tokens}
-    added = special.union(vocabulary.texts(_TokenType.USER_DEFINED))
+    special = {*vocabulary.texts(TokenType.CONTROL, TokenType.UNKNOWN), *end_tokens}
+    added = special.union(vocabulary.texts(TokenType.USER_DEFINED))
     backend.add_tokens(
         [
             AddedToken(token, normalized=False, special=token in special)
@@ -300,17 +230,18 @@ def _register_added_tokens(backend: tokenizers.Tokenizer, vocabulary: _Vocabular
 
 def _set_bos_and_eos(
     backend: tokenizers.Tokenizer,
-    metadata: _Metadata,
-    vocabulary: _Vocabulary,
+    metadata: Metadata,
+    vocabulary: Vocabulary,
     ids: dict[str, int | None],
     add_bos_default: bool,
 ) -> None:
     """Makes `encode` put BOS and EOS around a text where the file (or its family's default) says so."""
     from tokenizers import processors
 
+    # The template names its tokens "bos" and "eos": a token's own text may be template syntax ("$A", "<s:1>").
     template, tokens = ["$A"], []
     for name, default in (("bos", add_bos_default), ("eos", False)):
-        if not metadata.get(f"ggml.add_{name}_token", bool, default):
+        if not metadata.flag(f"ggml.add_{name}_token", default):
             continue
         token_id = ids[name]
         if token_id is None:
@@ -318,17 +249,16 @@ def _set_bos_and_eos(
                 f"{metadata.path} adds a {name.upper()} token to every text (tokenizer.ggml.add_{name}_token), but does"
                 f" not say which (tokenizer.ggml.{name}_token_id)"
             )
-        token = vocabulary.tokens[token_id]
-        template.insert(0 if name == "bos" else len(template), token)
-        tokens.append((token, token_id))
+        template.insert(0 if name == "bos" else len(template), name)
+        tokens.append({"id": name, "ids": [token_id], "tokens": [vocabulary.tokens[token_id]]})
     if tokens:
         backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=tokens)
 
 
-def _read_chat_templates(metadata: _Metadata) -> dict[str, str]:
+def _read_chat_templates(metadata: Metadata) -> dict[str, str]:
     """Chat templates by name; the one without a name is the default."""
     templates = {}
-    for name in metadata.get("chat_templates", list, []):
-        templates[name] = metadata.required(f"chat_template.{name}", str)
-    default = metadata.get("chat_template", str)
+    for name in metadata.texts("chat_templates") or ():
+        templates[name] = metadata.required(metadata.text, f"chat_template.{name}")
+    default = metadata.text("chat_template")
     return templates if default is None else {**templates, "default": default}

@@ -7,11 +7,16 @@ checkpoints, special_tokens_map.json) names the special tokens; template files w
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from .backend_errors import backend_errors
+from .charsmap import charsmap_error
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -48,11 +53,20 @@ def load_huggingface_tokenizer(directory: Path) -> Tokenizer:
         if named.get(name) is not None
     }
     extra_tokens = [
-        _token_text(value, key, config_file) for key in _EXTRA_TOKENS_KEYS for value in _listed(named.get(key))
+        _token_text(value, key, config_file) for key in _EXTRA_TOKENS_KEYS for value in _listed(named, key, config_file)
     ]
-    _add_declared_tokens(backend, config.get("added_tokens_decoder") or {}, config_file)
-    _add_special_tokens(backend, [*special_tokens.values(), *extra_tokens])
-    eos_token_id = backend.token_to_id(special_tokens["eos_token"]) if "eos_token" in special_tokens else None
+    with backend_errors(f"{tokenizer_file}: its tokens cannot be read"):
+        _add_declared_tokens(backend, config.get("added_tokens_decoder") or {}, config_file)
+        _add_special_tokens(backend, [*special_tokens.values(), *extra_tokens])
+        # Whether the texts of special tokens in a text are only text.
+        backend.encode_special_tokens = _flag(config, "split_special_tokens", config_file)
+        eos_token_id = backend.token_to_id(special_tokens["eos_token"]) if "eos_token" in special_tokens else None
+    if eos_token_id is None and "eos_token" in special_tokens:
+        warnings.warn(
+            f"{config_file}: eos_token {special_tokens['eos_token']!r} is not a token of {tokenizer_file}, so no answer"
+            " can end with it",
+            stacklevel=2,
+        )
     return Tokenizer(
         backend,
         origin=tokenizer_file,
@@ -70,14 +84,41 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
         found = f" (there is {', '.join(others)})" if others else ""
         how = _HOW_TO_MAKE_TOKENIZER_JSON.format(directory=str(path.parent))
         raise CheckpointError(f"{path} is missing{found}; {how}")
-    try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception for every kind of damage
-        raise CheckpointError(f"{path} cannot be read by tokenizers: {error}; download it again") from error
+    text = _read_text(path)
+    _check_charsmaps(text, path)
+    # tokenizers raises plain Exception for every kind of damage.
+    with backend_errors(f"{path} cannot be read by tokenizers; download it again"):
+        backend = Backend.from_str(text)
     # Both belong to training and batching; left on, they would silently shorten or pad a prompt.
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _check_charsmaps(text: str, path: Path) -> None:
+    """CheckpointError for a damaged map of SentencePiece's (normalizer "Precompiled"), which tokenizers would trust."""
+    if '"precompiled_charsmap"' not in text and "\\u00" not in text:  # JSON may write any letter as \\u00..
+        return
+    for value in _values_of("precompiled_charsmap", _parse_json(text, path)):
+        try:
+            error = charsmap_error(base64.b64decode(value, validate=True))
+        except (TypeError, ValueError, binascii.Error) as reason:
+            error = f"expected base64, found {value!r:.80} ({reason})"
+        if error is not None:
+            raise CheckpointError(f"{path}: precompiled_charsmap is damaged: {error}; download it again")
+
+
+def _values_of(key: str, tree: Any) -> Iterator[Any]:
+    """Every value of `key` in a JSON value, however deep."""
+    open_nodes = [tree]
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, dict):
+            if key in node:
+                yield node[key]
+            open_nodes += node.values()
+        elif isinstance(node, list):
+            open_nodes += node
 
 
 def _add_declared_tokens(backend: tokenizers.Tokenizer, declared: Any, config_file: Path) -> None:
@@ -85,12 +126,19 @@ def _add_declared_tokens(backend: tokenizers.Tokenizer, declared: Any, config_fi
     from tokenizers import AddedToken
 
     try:
-        tokens = sorted((int(key), str(fields["content"]), fields) for key, fields in declared.items())
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        tokens = sorted(
+            (
+                (int(key), _token_text(fields, "added_tokens_decoder", config_file), fields)
+                for key, fields in declared.items()
+            ),
+            key=lambda entry: entry[0],
+        )
+    except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f'{config_file}: added_tokens_decoder must map token ids to objects with "content": {error!r}'
         ) from error
-    for token_id, text, fields in tokens:
+    for token_id, text, value in tokens:
+        fields = value if isinstance(value, Mapping) else {}
         special = bool(fields.get("special"))
         flags = {name: bool(fields.get(name)) for name in ("single_word", "lstrip", "rstrip")}
         normalized = bool(fields.get("normalized", not special))
@@ -126,13 +174,26 @@ def _token_text(value: Any, name: str, config_file: Path) -> str:
     if isinstance(value, Mapping):
         value = value.get("content")
     if not isinstance(value, str):
-        raise CheckpointError(f'{config_file}: {name} must be a string or have a string "content", found {value!r}')
+        raise CheckpointError(f'{config_file}: {name} must be a string or have a string "content", found {value!r:.80}')
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise CheckpointError(f"{config_file}: {name} must be valid Unicode, found the lone surrogate in {value!r:.80}")
     return value
 
 
-def _listed(value: Any) -> Iterable[Any]:
+def _flag(config: Mapping[str, Any], key: str, config_file: Path) -> bool:
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"{config_file}: {key} must be true or false, found {value!r:.80}")
+    return bool(value)
+
+
+def _listed(named: Mapping[str, Any], key: str, config_file: Path) -> list[Any]:
     """Extra special tokens are written as a list or, by name, as an object."""
-    return value.values() if isinstance(value, Mapping) else value or ()
+    value = named.get(key)
+    value = list(value.values()) if isinstance(value, Mapping) else [] if value is None else value
+    if not isinstance(value, list):
+        raise CheckpointError(f"{config_file}: {key} must be a list or an object, found {value!r:.80}")
+    return value
 
 
 def _read_chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
@@ -145,15 +206,15 @@ def _read_chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str
     value = config.get("chat_template")
     if value is None:
         return {}
-    if isinstance(value, str):
-        return {"default": value}
-    try:
-        return {entry["name"]: entry["template"] for entry in value}
-    except (TypeError, KeyError) as error:
+    templates = {"default": value} if isinstance(value, str) else {}
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        templates = {entry.get("name"): entry.get("template") for entry in value}
+    if not templates or not all(isinstance(text, str) for pair in templates.items() for text in pair):
         raise CheckpointError(
             f"{directory / 'tokenizer_config.json'}: chat_template must be a string or a list of dicts with 'name' and"
-            f" 'template', found {type(value).__name__}"
-        ) from error
+            f" 'template', found {value!r:.80}"
+        )
+    return templates
 
 
 def _read_text(path: Path) -> str:
@@ -167,10 +228,14 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} when there is no such file."""
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}; download it again") from error
+    value = _parse_json(_read_text(path), path)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, found {type(value).__name__}")
     return value
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # malformed, or nested beyond reason
+        raise CheckpointError(f"{path} is not valid JSON: {error}; download it again") from error

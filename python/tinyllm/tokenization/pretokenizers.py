@@ -20,11 +20,13 @@ class PreTokenizer:
         patterns: applied one after the other, each to the pieces that the one before left; matches and the text
             between them become pieces of their own.
         ignore_merges: a piece that is a token as a whole stays whole, whatever the merges say.
+        nfc: the text is brought into Unicode's composed form first, so that both spellings of "é" are the same tokens.
         add_bos: what holds when the file does not say (`tokenizer.ggml.add_bos_token`).
     """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
+    nfc: bool = False
     add_bos: bool = False
 
 
@@ -37,6 +39,7 @@ _LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 
 _LLAMA3 = rf"{_CONTRACTION}|{_LETTERS}|\p{{N}}{{1,3}}|{_PUNCTUATION}|{_NEWLINES_AND_SPACES}"
+_LLAMA3_ANY_NUMBER = rf"{_CONTRACTION}|{_LETTERS}|\p{{N}}+|{_PUNCTUATION}|{_NEWLINES_AND_SPACES}"
 _QWEN2 = rf"{_CONTRACTION}|{_LETTERS}|\p{{N}}|{_PUNCTUATION}|{_NEWLINES_AND_SPACES}"
 _QWEN35 = (
     rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
@@ -94,12 +97,15 @@ _FAMILIES: tuple[tuple[PreTokenizer, tuple[str, ...]], ...] = (
         PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True),
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     ),
-    (PreTokenizer((_LLAMA3,)), ("dbrx", "smaug-bpe", "glm4", "chatglm-bpe")),
+    (PreTokenizer((_LLAMA3,), ignore_merges=True), ("glm4", "chatglm-bpe")),
+    (PreTokenizer((r"\p{N}{1,3}", _LLAMA3_ANY_NUMBER), ignore_merges=True), ("minicpm5",)),
+    (PreTokenizer((_LLAMA3,)), ("dbrx", "smaug-bpe")),
+    (PreTokenizer((_QWEN2,), nfc=True), ("qwen2", "deepseek-r1-qwen")),
     (
         PreTokenizer((_QWEN2,)),
-        ("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"),
+        ("kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"),
     ),
-    (PreTokenizer((_QWEN35,)), ("qwen35",)),
+    (PreTokenizer((_QWEN35,), nfc=True), ("qwen35",)),
     (PreTokenizer((_SEED_CODER,)), ("seed-coder",)),
     (PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True), ("tekken",)),
     (PreTokenizer((_GPT4O,)), ("gpt-4o", "llama4", "kanana2")),

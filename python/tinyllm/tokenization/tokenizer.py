@@ -5,7 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CheckpointError
+from .backend_errors import backend_errors
+from .chat_encoding import ControlTokens, unmark
 from .detokenizer import Detokenizer, StreamDecoder
+from .messages import check_messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +52,10 @@ class Tokenizer:
         self._detokenizer = Detokenizer(backend, self._origin)
         self._compiled_templates: dict[str, ChatTemplate] = {}
 
+    def __repr__(self) -> str:
+        templates = ", ".join(self.chat_templates) or "none"
+        return f"<tinyllm.Tokenizer {self._origin}: {self.vocab_size} tokens, chat templates: {templates}>"
+
     @cached_property
     def vocab_size(self) -> int:
         """Number of token ids, added tokens included. A model may have more rows, to pad its embedding table."""
@@ -80,7 +88,8 @@ class Tokenizer:
                 f"text has the lone surrogate {text[error.start]!r} at character {error.start}; decode its source as"
                 " UTF-8 with errors='replace'"
             ) from error
-        ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        with backend_errors(f"{self._origin}: a text of {len(text)} characters cannot be encoded"):
+            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         if add_special_tokens and len(ids) >= 2 and ids[0] == ids[1] == self.bos_token_id:
             text_ids = self._backend.encode(text, add_special_tokens=False).ids
             if ids[1 : 1 + len(text_ids)] == text_ids:
@@ -101,38 +110,80 @@ class Tokenizer:
         """A decoder for one growing sequence; see `StreamDecoder` for the arguments."""
         return StreamDecoder(self._detokenizer, skip_special_tokens, continues_text)
 
+    def answer_decoder(self, prompt_ids: Iterable[int]) -> StreamDecoder:
+        """A decoder for what a model writes after a prompt.
+
+        Where the prompt has no text, only a BOS token for example, the answer is the beginning of a text.
+        """
+        special_ids = self._detokenizer.special_ids
+        return self.stream_decoder(continues_text=any(token_id not in special_ids for token_id in prompt_ids))
+
     @property
     def chat_template(self) -> str | None:
         """The checkpoint's default chat template (Jinja); None when it has none."""
         return self.chat_templates.get("default")
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **template_variables: Any
+        self, messages: Sequence[Mapping[str, Any]], /, add_generation_prompt: bool = True, **template_variables: Any
     ) -> str:
         """The conversation as the text the model was trained on, BOS included where the template writes it.
 
         Args:
-            messages: dicts with "role" and "content" strings.
+            messages: dicts with "role" and "content"; content is a string or a list of {"type": "text", "text": ...}.
             add_generation_prompt: end with the opening of an assistant message.
             template_variables: for the template, for example tools=[...] or enable_thinking=False.
 
         Raises:
             ValueError: there is no template, the messages are malformed or refused by it, or it does not use one of
                 the variables.
-            CheckpointError: the template itself is wrong.
+            CheckpointError: the template itself is wrong, or takes more time or memory than a chat template may.
         """
-        name = "tool_use" if template_variables.get("tools") and "tool_use" in self.chat_templates else "default"
-        return self._compiled_template(name).render(messages, add_generation_prompt, **template_variables)
+        return self._template_for(template_variables).render(messages, add_generation_prompt, **template_variables)
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **template_variables: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        /,
+        add_generation_prompt: bool = True,
+        *,
+        parse_special: bool = False,
+        **template_variables: Any,
     ) -> list[int]:
         """Token ids of a conversation: exactly the text the template writes, so that BOS is not added to its own.
 
-        Arguments and errors as in `apply_chat_template`.
+        Args:
+            messages: as in `apply_chat_template`.
+            add_generation_prompt: likewise.
+            template_variables: likewise.
+            parse_special: let the texts of control tokens in the messages ("<|im_end|>") become those tokens. Without
+                it they stay text, so that nobody who writes a message can end a turn or speak for another role; where
+                the template reads such texts itself, or the tokenizer cannot be split at them, they are parsed anyway.
+
+        Errors are those of `apply_chat_template`.
         """
-        text = self.apply_chat_template(messages, add_generation_prompt, **template_variables)
+        template = self._template_for(template_variables)
+        plain = check_messages(messages)
+        text = template.render_checked(plain, add_generation_prompt, **template_variables)
+        if not parse_special and self._control_tokens.in_messages(plain):
+            marked, marks = self._control_tokens.mark(plain, text)
+            try:
+                marked_text = template.render_checked(marked, add_generation_prompt, **template_variables)
+            except (ValueError, CheckpointError):  # it accepts these messages for their control tokens only
+                marked_text = ""
+            if unmark(marked_text, marks) == text:
+                with backend_errors(f"{self._origin}: the conversation cannot be encoded"):
+                    ids = self._control_tokens.encode(marked_text, marks)
+                if ids is not None:
+                    return ids
         return self.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def _control_tokens(self) -> ControlTokens:
+        return ControlTokens(self._backend)
+
+    def _template_for(self, variables: Mapping[str, Any]) -> ChatTemplate:
+        name = "tool_use" if variables.get("tools") and "tool_use" in self.chat_templates else "default"
+        return self._compiled_template(name)
 
     def _compiled_template(self, name: str) -> ChatTemplate:
         from .chat_template import ChatTemplate

@@ -110,11 +110,64 @@ def test_unknown_field_is_a_value_error(make: object) -> None:
         ("max_tokens", "max_new_tokens"),
         ("topk", "top_k"),
         ("rep_penalty", "repetition_penalty"),
+        ("repeat_penalty", "repetition_penalty"),
+        ("repetition_penality", "repetition_penalty"),
+        ("logProbs", "logprobs"),
+        ("ignoreEos", "ignore_eos"),
     ],
 )
 def test_unknown_field_suggests_the_closest(wrong: str, right: str) -> None:
     with pytest.raises(ValueError, match=f"no field '{wrong}'; did you mean '{right}'"):
         GenerationConfig(**{wrong: 1})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("presence_penalty", "frequency_penalty", "length_penalty", "encoder_repetition_penalty", "min_tokens"),
+        *(
+            "min_new_tokens",
+            "max_length",
+            "min_length",
+            "top_a",
+            "top_n",
+            "min_k",
+            "top_logprobs",
+            "typical_p",
+            "tfs_z",
+        ),
+        *("top_n_sigma", "num_beams", "best_of", "logit_bias", "temperature_last", "dynatemp_range", "mirostat"),
+        *("stop_token_ids", "suppress_tokens", "do_sample", "n", "eos_token_id", "prompt_logprobs", "max_time"),
+    ],
+)
+def test_a_setting_of_another_meaning_is_not_corrected(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no field '{name}'; valid fields: "):
+        GenerationConfig(**{name: 1})
+
+
+@pytest.mark.parametrize("name", ["q_bias", "k_bias", "num_key_heads", "rope_factors", "hidden_size", "num_experts"])
+def test_a_model_field_of_another_meaning_is_not_corrected(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no field '{name}'; (valid|did you mean 'rope_factor')"):
+        ModelConfig(**SHAPE, **{name: 1})
+
+
+@pytest.mark.parametrize("value", [1e39, 1e-39, 1e300, 1e-300, 5e-324])
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "repetition_penalty"])
+def test_numbers_that_float32_does_not_hold_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{field} must be .*; got {value!r}".replace("+", r"\+")) as error:
+        GenerationConfig(**{field: value})
+    if value < 1 or field in ("temperature", "repetition_penalty"):
+        assert "float32 holds" in str(error.value)
+        assert "1.18e-38 to 3.4e+38" in str(error.value)
+        assert ("0 or from" in str(error.value)) == (field in ("temperature", "min_p"))
+
+
+def test_the_ends_of_float32_are_numbers() -> None:
+    largest, smallest = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+    for value in (largest, smallest):
+        assert GenerationConfig(temperature=value).temperature == value
+        assert ModelConfig(**SHAPE, rope_theta=value).rope_theta == value
+    assert GenerationConfig(temperature=0, min_p=0).min_p == 0
 
 
 def test_kv_cache_config() -> None:

@@ -340,14 +340,36 @@ def test_the_grid_is_of_the_counts_asked_for() -> None:
     assert "float32 activations run on the CPU only" in run(model, "--dtype", "float32", code=1).stderr
     assert f"{model}: 1 x 256 tokens" in run(model).stdout  # the model's, which is shorter than 2048
     assert "'2k' is neither a whole number" in run(model, "--context", "2k", code=2).stderr
-    assert "max_seq_len" in run(model, "--context", "0", code=1).stderr
+    assert "--context must be an integer from 1" in run(model, "--context", "0", code=1).stderr
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     model = str(DATA / "smollm2")
     target = tmp_path / "plan.png"
     if importlib.util.find_spec("matplotlib") is None:
-        assert "tinyllm[plot]" in run(model, "--device", "cpu", "--plot", str(target), code=1).stderr
+        assert "pip install matplotlib" in run(model, "--device", "cpu", "--plot", str(target), code=1).stderr
         return
     run(model, "--device", "cpu", "--gpu-memory", "16MB", "--plot", str(target))
     assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_has_the_contexts_asked_for_and_a_unit_to_read() -> None:
+    pytest.importorskip("matplotlib", reason="draws")
+    from tinyllm.memory.plotting import plan_figure
+
+    def texts(memory: int | None, contexts: list[int], name: str = "") -> tuple[str, str, list[str]]:
+        (axes,) = plan_figure(planned, memory, contexts, name).axes
+        return axes.get_title(), axes.get_ylabel(), [label.get_text() for label in axes.get_xticklabels()]
+
+    planned = tinyllm.plan(DATA / "smollm2", "cpu")
+    assert texts(16 * MB, [900, 100], "smollm2") == ("smollm2: w8a16, batch 1, on cpu", "MB", ["100", "900"])
+    title, unit, bars = texts(None, [])
+    assert (title, unit) == ("w8a16, batch 1, on cpu", "MB")
+    assert bars == ["256", *(str(512 << doubled) for doubled in range(7))]
+    assert texts(24 * GB, [])[1] == "GB"
+
+
+def test_a_model_that_does_not_fit_is_exit_code_1() -> None:
+    model = str(DATA / "smollm2")
+    assert "does NOT fit into" in run(model, "--device", "cpu", "--gpu-memory", "100KB", code=1).stdout
+    assert json.loads(run(model, "--gpu-memory", "100KB", "--json", code=1).stdout)["fits"] is False

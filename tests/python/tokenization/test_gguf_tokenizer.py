@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllm.errors import CheckpointError
+from tinyllm.tokenization.charsmap import charsmap_error
 from tinyllm.tokenization.gguf import load_gguf_tokenizer
 from tinyllm.tokenization.pretokenizers import PRE_TOKENIZERS
 from tokenizer_files import (
@@ -109,6 +110,7 @@ SPLITS = {
     "deepseek-llm": ["I", "'", "LL", " don", "'", "t", " ", "1234", "\n", "\n", " ", " FooBar", "!", "\n", "中文", "x"],
     "deepseek-v3": ["I", "'LL", " don", "'t", " ", "123", "4", "\n\n", " ", " FooBar", "!\n", "中文", "x"],
     "viking": ["I'LL", " don't", " ", "1", "2", "3", "4", "\n\n ", " FooBar", "!\n", "中文x"],
+    "minicpm5": ["I", "'LL", " don", "'t", " ", "123", "4", "\n\n", " ", " FooBar", "!\n", "中文x"],
     "default": ["I", "'", "LL", " don", "'", "t", " ", "123", "4", "\n\n ", " FooBar", "!", "\n", "中文x"],
 }
 
@@ -161,7 +163,8 @@ def test_ignore_merges_keeps_whole_tokens(tmp_path: Path) -> None:
     unreachable = "zqj"  # no merge leads to it
     fields["ggml.tokens"] = [*fields["ggml.tokens"], unreachable]
     fields["ggml.token_type"] = [*fields["ggml.token_type"], 1]
-    for family, n_ids in (("llama-bpe", 1), ("qwen2", 3)):
+    families = {"llama-bpe": 1, "glm4": 1, "chatglm-bpe": 1, "minicpm5": 1, "qwen2": 3, "dbrx": 3}
+    for family, n_ids in families.items():
         fields |= {"ggml.pre": family, "ggml.add_bos_token": False}
         assert len(gguf_tokenizer(tmp_path / "a.gguf", fields).encode(unreachable)) == n_ids
 
@@ -288,7 +291,22 @@ BROKEN = {
     "no scores": (sentencepiece_fields(scores=None), "no tokenizer.ggml.scores"),
     "id past the tokens": (byte_level_fields(eos_token_id=100000), "eos_token_id is 100000"),
     "BOS without id": (byte_level_fields(add_bos_token=True, bos_token_id=None), "BOS.*does not say which"),
-    "wrong type": (byte_level_fields(tokens="a"), "tokens has the wrong type str"),
+    "wrong type": (byte_level_fields(tokens="a"), "tokens: expected a list of strings, found str 'a'"),
+    "tokens that are numbers": (byte_level_fields(tokens=[1, 2]), r"tokens\[0\]: expected .* strings, found int 1"),
+    "merges that are numbers": (byte_level_fields(merges=[1.5]), r"merges\[0\]: expected .* strings, found float 1.5"),
+    "scores that are texts": (sentencepiece_fields(scores=["a"]), r"scores\[0\]: expected .* numbers, found str 'a'"),
+    "score without a value": (
+        sentencepiece_fields(scores=[0.0, float("nan")]),
+        r"scores\[1\]: expected .* finite numbers, found float nan",
+    ),
+    "types that are texts": (byte_level_fields(token_type=["a"]), r"token_type\[0\]: expected .* integers, found str"),
+    "id that is a flag": (byte_level_fields(eos_token_id=True), "eos_token_id: expected an integer, found bool True"),
+    "flag that is a number": (byte_level_fields(add_bos_token=1), "add_bos_token: expected true or false, found int 1"),
+    "template that is a number": (
+        byte_level_fields() | {"chat_template": 1},
+        "chat_template: expected a string, found",
+    ),
+    "short charsmap": (sentencepiece_fields(precompiled_charsmap=[1, 2]), "charsmap is damaged: expected 4 bytes"),
 }
 
 
@@ -299,6 +317,105 @@ def test_broken_metadata_is_named(tmp_path: Path, case: str) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         gguf_tokenizer(path, fields)
     assert str(path) in str(error.value)
+
+
+# Texts that are syntax where the tokenizers package reads a template: they must only ever be tokens.
+@pytest.mark.parametrize("bos", ["$A", "$B", "$0", "$$", "$A:1", "<s:1>", "a b", "::", "<s>:0"])
+def test_any_text_may_be_the_bos_token(tmp_path: Path, bos: str) -> None:
+    fields = byte_level_fields(add_bos_token=True, add_eos_token=True)
+    tokens = [bos if token == "<s>" else token for token in fields["ggml.tokens"]]
+    tokenizer = gguf_tokenizer(tmp_path / "a.gguf", fields | {"ggml.tokens": tokens})
+    bos_id, eos_id = tokens.index(bos), tokens.index("</s>")
+    assert tokenizer.encode("x") == [bos_id, tokens.index("x"), eos_id]
+    assert tokenizer.bos_token_id == bos_id
+
+
+def test_a_space_prefix_belongs_to_sentencepiece(tmp_path: Path) -> None:
+    tokenizer = gguf_tokenizer(tmp_path / "a.gguf", byte_level_fields(add_space_prefix=True))
+    for text in CORPUS:
+        assert tokenizer.encode(text) == byte_level_backend().encode(text).ids
+
+
+def test_qwen_composes_accents(tmp_path: Path) -> None:
+    composed, decomposed = "\u00e9\uac00", "e\u0301\u1100\u1161"
+    for name, same in (("qwen2", True), ("qwen35", True), ("llama-bpe", False)):
+        tokenizer = gguf_tokenizer(tmp_path / "a.gguf", byte_level_fields(pre=name))
+        assert (tokenizer.encode(decomposed) == tokenizer.encode(composed)) is same, name
+
+
+def test_a_file_names_more_end_tokens(tmp_path: Path) -> None:
+    fields = byte_level_fields()
+    n_tokens = len(fields["ggml.tokens"])
+    names = ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"]
+    fields["ggml.tokens"] = [*fields["ggml.tokens"], *(f"<|{name}|>" for name in names)]
+    fields["ggml.token_type"] = [*fields["ggml.token_type"], *([4] * len(names))]
+    fields |= {f"ggml.{name}_token_id": n_tokens + index for index, name in enumerate(names)}
+    tokenizer = gguf_tokenizer(tmp_path / "a.gguf", fields)
+    assert tokenizer.eos_token_ids == (fields["ggml.eos_token_id"], *range(n_tokens, n_tokens + len(names)))
+    assert tokenizer.decode(range(n_tokens, n_tokens + len(names))) == ""
+
+
+def test_added_tokens_with_letters_of_the_byte_alphabet(tmp_path: Path) -> None:
+    fields = byte_level_fields()
+    n_tokens = len(fields["ggml.tokens"])
+    fields["ggml.tokens"] = [*fields["ggml.tokens"], "café", "<ÿ>"]
+    fields["ggml.token_type"] = [*fields["ggml.token_type"], 4, 3]
+    tokenizer = gguf_tokenizer(tmp_path / "a.gguf", fields)
+    ids = tokenizer.encode("un café<ÿ>é", add_special_tokens=False)
+    assert n_tokens in ids
+    assert n_tokens + 1 in ids
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "un café<ÿ>é"
+
+
+def charsmap(units: list[int], replacements: bytes) -> list[int]:
+    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
+    return list(len(trie).to_bytes(4, "little") + trie + replacements)
+
+
+def trie_of_one(byte: int, value: int, size: int = 512) -> list[int]:
+    """The double array of a map with one key, `byte`."""
+    units = [0] * size
+    units[0] = 256 << 10  # the root: its children are at 256 ^ byte
+    units[256 ^ byte] = (128 << 10) | 0x100 | byte  # the key ends here: its value is at the next index
+    units[256 ^ byte ^ 128] = 0x80000000 | value
+    return units
+
+
+def test_a_charsmap_is_followed(tmp_path: Path) -> None:
+    fields = sentencepiece_fields(precompiled_charsmap=charsmap(trie_of_one(ord("z"), 0), b"ab\0"))
+    tokenizer = gguf_tokenizer(tmp_path / "a.gguf", fields)
+    assert tokenizer.encode("z") == tokenizer.encode("ab")
+
+
+DAMAGED_CHARSMAPS = {
+    "size past the end": (list((0xFFFFFFF0).to_bytes(4, "little") + bytes(8)), "found 4294967280 bytes"),
+    "no trie": (charsmap([], b"\0"), "found 0 bytes"),
+    "half a unit": (list((6).to_bytes(4, "little") + bytes(8)), "whole units of 4, found 6 bytes"),
+    "root past the end": (charsmap([1 << 20], b"\0"), "unit .* is expected, found 1 units"),
+    "value past the end": (charsmap(trie_of_one(ord("z"), 99), b"ab\0"), "found 99"),
+    "value inside a character": (charsmap(trie_of_one(ord("z"), 1), "é\0".encode()), "found 1"),
+    "not UTF-8": (charsmap(trie_of_one(ord("z"), 0), b"\xff\0"), "replacements are not UTF-8"),
+    "leaf past the end": (charsmap([*trie_of_one(ord("z"), 0)[: 256 ^ ord("z") ^ 128]], b"ab\0"), "is expected, found"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED_CHARSMAPS)
+def test_a_damaged_charsmap_is_refused(tmp_path: Path, case: str) -> None:
+    values, message = DAMAGED_CHARSMAPS[case]
+    with pytest.raises(CheckpointError, match=f"precompiled_charsmap is damaged: .*{message}"):
+        gguf_tokenizer(tmp_path / "a.gguf", sentencepiece_fields(precompiled_charsmap=values))
+
+
+@given(st.binary(max_size=200), st.integers(0, 60))
+def test_no_charsmap_can_panic(data: bytes, units: int) -> None:
+    """A map that passes the check is safe for every text; the tokenizers package is the judge."""
+    from tokenizers import normalizers
+
+    data = (units * 4).to_bytes(4, "little") + data
+    if charsmap_error(data) is None:
+        normalizer = normalizers.Precompiled(data)
+        for code in range(1, 0x800):
+            normalizer.normalize_str(chr(code) * 3)
 
 
 def test_a_file_without_pre_tokenizer_name_warns(tmp_path: Path) -> None:

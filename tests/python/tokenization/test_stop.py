@@ -49,6 +49,34 @@ def test_match_across_pieces() -> None:
     assert matcher.flush() == ""
 
 
+def test_texts_of_special_tokens_are_searched_but_not_shown() -> None:
+    matcher = StopMatcher(["<|im_end|>"])
+    assert matcher.push("a", "<|im_start|>") == ("a", False)
+    assert matcher.push("b", "<|im_end|>") == ("b", True)
+    matcher = StopMatcher(["x<|end|>\ny"])
+    assert matcher.push("ax", "<|end|>") == ("a", False)
+    assert matcher.push("\nz") == ("x\nz", False)
+    assert matcher.push("x", "<|end|>") == ("", False)
+    assert matcher.push("\ny") == ("", True)
+    matcher = StopMatcher(["x<|end|>!"])
+    assert matcher.push("x", "<|end|>") == ("", False)
+    assert matcher.flush() == "x"
+    assert StopMatcher(()).push("a", "<|end|>") == ("a", False)
+
+
+@given(stops=STOPS, pieces=st.lists(st.tuples(st.text(LETTERS, max_size=3), st.text(LETTERS, max_size=3)), max_size=8))
+def test_hidden_texts_change_only_what_is_shown(stops: list[str], pieces: list[tuple[str, str]]) -> None:
+    matcher = StopMatcher(stops)
+    emitted = "".join(matcher.push(*piece)[0] for piece in pieces) + matcher.flush()
+    kept, stopped = cut_at_first_stop("".join(text + hidden for text, hidden in pieces), stops)
+    assert matcher.stopped == stopped
+    shown, position = "", 0
+    for text, hidden in pieces:
+        shown += text[: max(len(kept) - position, 0)]
+        position += len(text) + len(hidden)
+    assert emitted == shown
+
+
 def test_false_start_is_released() -> None:
     matcher = StopMatcher(["###"])
     assert matcher.push("a##") == ("a", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import processors
+from tokenizers import normalizers, processors
 
 from tinyllm.errors import CheckpointError
 from tinyllm.tokenization.huggingface import load_huggingface_tokenizer
@@ -125,6 +126,21 @@ def test_missing_tokenizer_json_says_what_to_do(tmp_path: Path) -> None:
         ({"tokenizer_config__json": {"eos_token": 2}}, r"eos_token must be a string .*found 2"),
         ({"tokenizer_config__json": {"added_tokens_decoder": {"x": {}}}}, "added_tokens_decoder must map token ids"),
         ({"tokenizer_config__json": {"chat_template": [1]}}, "chat_template must be a string or a list of dicts"),
+        ({"tokenizer_config__json": {"chat_template": [{"name": 1}]}}, "chat_template must be a string or a list of"),
+        ({"tokenizer_config__json": {"chat_template": 5}}, "chat_template must be a string or a list of dicts"),
+        ({"tokenizer_config__json": '{"x": ' + "[" * 100_000}, r"tokenizer_config\.json is not valid JSON"),
+        (
+            {"tokenizer_config__json": {"eos_token": "\ud800"}},
+            "eos_token must be valid Unicode, found the lone surrogate",
+        ),
+        ({"tokenizer_config__json": {"extra_special_tokens": 5}}, "extra_special_tokens must be a list or an object"),
+        ({"tokenizer_config__json": {"additional_special_tokens": "ab"}}, "must be a list or an object, found 'ab'"),
+        ({"tokenizer_config__json": {"added_tokens_decoder": [1]}}, "added_tokens_decoder must map token ids"),
+        ({"tokenizer_config__json": {"added_tokens_decoder": {"1": {"content": 5}}}}, "added_tokens_decoder must be"),
+        (
+            {"tokenizer_config__json": {"split_special_tokens": 1}},
+            "split_special_tokens must be true or false, found 1",
+        ),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, files: dict[str, Any], message: str) -> None:
@@ -132,6 +148,60 @@ def test_broken_files_are_named(tmp_path: Path, files: dict[str, Any], message: 
     with pytest.raises(CheckpointError, match=message) as error:
         load_huggingface_tokenizer(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def json_with_charsmap(charsmap: bytes) -> str:
+    state = json.loads(byte_level_backend().to_str())
+    state["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()}
+    return json.dumps(state)
+
+
+def test_a_damaged_charsmap_never_reaches_tokenizers(tmp_path: Path) -> None:
+    for charsmap in (b"\xf0\xff\xff\xff" + bytes(8), b"", b"\x04\0\0\0\0\0\0\x7f"):
+        text = json_with_charsmap(charsmap)
+        for spelled in (text, text.replace("precompiled_charsmap", "precompiled\\u005fcharsmap")):
+            write_checkpoint(tmp_path, tokenizer__json=spelled)
+            with pytest.raises(CheckpointError, match=r"tokenizer\.json: precompiled_charsmap is damaged"):
+                load_huggingface_tokenizer(tmp_path)
+
+
+def test_a_panic_is_a_checkpoint_error() -> None:
+    # A trie that ends before the places of bytes above 0x7F. (The loaders refuse it; it stands for damage that nobody
+    # foresaw.)
+    units = [1024 << 10] + [0] * (1024 + 127)
+    trie = b"".join(unit.to_bytes(4, "little") for unit in units)
+    backend = copy_of(byte_level_backend())
+    backend.normalizer = normalizers.Precompiled(len(trie).to_bytes(4, "little") + trie + b"\0")
+    with pytest.raises(CheckpointError, match=r"here\.json: a text of 3 characters cannot be encoded: .*panicked"):
+        Tokenizer(backend, origin="here.json").encode("abé")
+
+
+def test_a_missing_end_token_is_reported(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, tokenizer_config__json={"eos_token": "<absent>", "pad_token": "<absent too>"})
+    with pytest.warns(UserWarning, match=r"eos_token '<absent>' is not a token of .*tokenizer\.json"):
+        assert load_huggingface_tokenizer(tmp_path).eos_token_ids == ()
+
+
+def test_special_tokens_in_texts_may_be_text(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, tokenizer_config__json={"split_special_tokens": True})
+    tokenizer = load_huggingface_tokenizer(tmp_path)
+    end = byte_level_backend().token_to_id("</s>")
+    assert end not in tokenizer.encode("a</s>")
+    assert tokenizer.decode(tokenizer.encode("a</s>")) == "a</s>"
+
+
+def test_an_answer_after_no_text_begins_without_a_space() -> None:
+    tokenizer = bos_tokenizer()
+    answer = tokenizer.encode("ab", add_special_tokens=False)
+    for prompt, text in (([1], "ab"), ([], "ab"), (tokenizer.encode("ab"), " ab")):
+        decoder = tokenizer.answer_decoder(prompt)
+        assert "".join(map(decoder.push, answer)) + decoder.flush() == text
+
+
+def test_what_a_tokenizer_looks_like() -> None:
+    assert (
+        repr(bos_tokenizer()) == f"<tinyllm.Tokenizer t: {bos_tokenizer().vocab_size} tokens, chat templates: default>"
+    )
 
 
 def test_template_files_win_over_the_configuration(tmp_path: Path) -> None:
