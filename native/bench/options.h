@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "config/engine_config.h"
 #include "config/model_config.h"
 
 namespace tinyllm::bench {

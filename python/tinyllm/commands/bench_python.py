@@ -39,7 +39,7 @@ class MadeUpCheckpoint(Checkpoint):
     format = "made-up"
 
     def __init__(self, name: str, config: ModelConfig) -> None:
-        super().__init__(Path(name), config, {})
+        super().__init__(Path(name), config, {}, has_tokenizer=True)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
