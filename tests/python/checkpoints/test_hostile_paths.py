@@ -221,18 +221,18 @@ def test_a_message_quotes_no_more_than_one_can_read(tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, sys
-import numpy, ml_dtypes, safetensors.numpy, gguf, tqdm, jinja2, tokenizers, tinyllm
+import numpy, ml_dtypes, safetensors.numpy, gguf, tqdm, jinja2, tokenizers
+from tinyllm import KVCacheConfig, OutOfMemoryError, load
 from tinyllm.checkpoints import open_checkpoint
-path, load = sys.argv[1], sys.argv[2] == "load"
+path, whole = sys.argv[1], sys.argv[2] == "load"
 def run():
-    if load:
-        with tinyllm.load(path, device="cpu", kv_cache=tinyllm.KVCacheConfig(1, 64)) as model:
+    if whole:
+        with load(path, device="cpu", kv_cache=KVCacheConfig(1, 64)) as model:
             model.generate([1, 2, 3], max_new_tokens=2, ignore_eos=True)
     else:
         for tensor in open_checkpoint(path).tensors():
             tensor.load()
 run()
-tinyllm.load, tinyllm.OutOfMemoryError  # imported by now
 now = int(open("/proc/self/statm").read().split()[0]) * 4096
 _, hard = resource.getrlimit(resource.RLIMIT_AS)
 outcomes = set()
@@ -241,7 +241,7 @@ for step in range(60):
     try:
         run()
         outcomes.add("fine")
-    except tinyllm.OutOfMemoryError:
+    except OutOfMemoryError:
         outcomes.add("out of memory")
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
