@@ -102,6 +102,11 @@ def level_name(folder: str, file: str) -> str | None:
     return max(names, key=len, default=None)
 
 
+def insider_of(file: str) -> str:
+    """The backend's folder whose files this one, which lies outside, may include; "" for most."""
+    return CEILINGS.get(file.rpartition(".")[0], "")
+
+
 def module_name(file: str) -> str:
     """python/tinyllm/a/b.py -> tinyllm.a.b; a package's __init__.py -> the package."""
     return file.removeprefix("python/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -171,9 +176,8 @@ class Check:
                 wrong = f"{used} may not be {'imported' if file in self.modules.values() else 'included'} from {user}"
                 self._fail(file, line, f"{what}: {wrong} (levels of {folder}: {LEVELS[folder]})")
                 return
-        insider_of = CEILINGS.get(str(Path(file).with_suffix("")), "")
         for folder, doors in DOORS.items():
-            if f"{insider_of}/".startswith(f"{folder}/"):
+            if f"{insider_of(file)}/".startswith(f"{folder}/"):
                 continue
             inside = target.startswith(folder + "/") and not file.startswith(folder + "/")
             if inside and target.removeprefix(folder + "/") not in doors:
@@ -201,10 +205,7 @@ class Check:
                 self._check_arrow(file, line, target, f"includes {header[0]}")
                 yield target, line
             elif CUDA_HEADER.match(header[1] or header[2]):
-                if (
-                    not file.startswith(CUDA_FOLDER + "/")
-                    and CEILINGS.get(str(Path(file).with_suffix(""))) != CUDA_FOLDER
-                ):
+                if not file.startswith(CUDA_FOLDER + "/") and insider_of(file) != CUDA_FOLDER:
                     self._fail(file, line, f"includes {header[0]}: CUDA headers belong in {CUDA_FOLDER}")
             elif header[1]:
                 self._fail(file, line, f"includes {header[0]}: {NATIVE} has no such file")

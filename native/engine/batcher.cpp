@@ -28,7 +28,7 @@ Batcher::Batcher(const ModelConfig& model, const EngineConfig& engine, std::uniq
       free_pages_(engine.kv_cache.total_pages()) {
     for (int32_t slot = engine.kv_cache.max_batch_size - 1; slot >= 0; --slot) free_slots_.push_back(slot);
     running_.reserve(engine.kv_cache.max_batch_size);
-    events_.reserve(2 * engine.kv_cache.max_batch_size);
+    events_.reserve(size_t{2} * engine.kv_cache.max_batch_size);
 }
 
 std::unique_ptr<Request> Batcher::make_request(std::vector<int32_t> prompt, GenerationParams params,
