@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -195,6 +196,7 @@ def differences(a: Any, b: Any, names: tuple[str, str]) -> list[str]:
 
 
 def main() -> None:
+    warnings.simplefilter("ignore", UserWarning)  # contexts beyond a model's own are wanted here
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     write = commands.add_parser("write")

@@ -12,6 +12,15 @@ namespace {
 
 SequenceState state_of(const Request& request) { return {request.prompt_tokens, request.kv_len, request.max_pages}; }
 
+std::string not_finite_message(DType dtype) {
+    std::string advice = "the checkpoint's weights may be damaged";
+    if (dtype == DType::F16)
+        advice =
+            "float16 holds numbers up to 65504 only; load the model with dtype=\"bfloat16\" (or \"float32\" on a CPU)";
+    return concat("the model's logits are not finite (NaN or infinity): numbers overflowed on the way to them, in ",
+                  dtype_name(dtype), " activations; ", advice);
+}
+
 }  // namespace
 
 void fail_broken(const std::string& reason) {
@@ -191,6 +200,10 @@ void Batcher::fail_all(Status status, const std::string& message, std::vector<Ev
 }
 
 void Batcher::take_sample(Request& request, const SampledToken& sampled) {
+    if (sampled.token_id == kNoToken) {
+        finish_with_error(request, TL_STATUS_NOT_FINITE, not_finite_message(runner_.model_config().dtype));
+        return;
+    }
     const auto& stops = request.params.stop_token_ids;
     request.tokens.push_back(sampled.token_id);
     if (request.ttft_ms == 0) request.ttft_ms = request.elapsed_ms();

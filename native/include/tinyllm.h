@@ -32,7 +32,8 @@ typedef enum tl_status {
     TL_STATUS_OUT_OF_MEMORY = 4,    /* of the device; the engine goes on working */
     TL_STATUS_CUDA = 5,             /* a CUDA call failed; the engine may be broken and says so */
     TL_STATUS_INTERNAL = 6,         /* a bug in tinyllm */
-    TL_STATUS_CLOSED = 7            /* the engine was closed */
+    TL_STATUS_CLOSED = 7,           /* the engine was closed */
+    TL_STATUS_NOT_FINITE = 8        /* a request's logits are NaN or infinite */
 } tl_status;
 
 typedef enum tl_dtype { TL_DTYPE_F32 = 0, TL_DTYPE_F16 = 1, TL_DTYPE_BF16 = 2 } tl_dtype;

@@ -21,8 +21,11 @@ namespace tinyllm {
 // use different kernels for the two; it must not choose between kernels of different summation order by row count.
 enum class Phase : int32_t { Decode, Prefill };
 
+// What a row of logits gives that holds NaN or +infinity, or -infinity alone: numbers overflowed on the way to it.
+constexpr int32_t kNoToken = -1;
+
 struct SampledToken {
-    int32_t token_id;
+    int32_t token_id;  // or kNoToken
     float logprob;  // log-softmax of the raw logits at token_id; NaN where not asked for
 };
 
@@ -158,7 +161,7 @@ public:
     // Filters, with tokens ranked by score, equal scores by ascending id: top-k keeps the first k; top-p keeps tokens
     // up to the first at which the probabilities, among what top-k left, add up to top_p or more; min-p keeps those of
     // at least min_p times the highest probability. The penalty divides positive logits of seen tokens and multiplies
-    // others. A row of logits with NaN gives some token of the vocabulary.
+    // others. A row without finite logits gives kNoToken.
     //   seen: as in embed, or null where no request uses the repetition penalty
     virtual void sample(const StepBatch& batch, int32_t vocab_size, const uint32_t* seen, float* logits,
                         SampledToken* out) = 0;

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ._native.devices import Device, devices
 from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationType
-from .errors import CheckpointError, ClosedError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
+from .errors import CheckpointError, ClosedError, ConfigError, CudaError, NotFiniteError, OutOfMemoryError, TinyllmError
 from .generation.results import GenerationResult, GenerationStats, StreamPiece
 from .generation.text_request import TextStream
 from .memory.planning import MemoryPlan, plan
@@ -27,6 +27,7 @@ __all__ = [
     "MemoryReport",
     "Model",
     "ModelConfig",
+    "NotFiniteError",
     "OutOfMemoryError",
     "QuantizationType",
     "StreamPiece",

@@ -12,6 +12,10 @@ class TinyllmError(Exception):
     """Base class of every error raised by tinyllm."""
 
 
+class NotFiniteError(TinyllmError, ArithmeticError):
+    """A model's logits are NaN or infinite: its numbers overflow in the type of its activations."""
+
+
 class ClosedError(TinyllmError):
     """A call on a model that has been closed."""
 

@@ -9,7 +9,15 @@ from ctypes import Structure, byref, c_int32
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ClosedError, ConfigError, CudaError, OutOfMemoryError, TinyllmError
+from ..errors import (
+    CheckpointError,
+    ClosedError,
+    ConfigError,
+    CudaError,
+    NotFiniteError,
+    OutOfMemoryError,
+    TinyllmError,
+)
 from .abi import ABI_VERSION, FUNCTIONS, OTHER_FUNCTIONS
 
 # tl_status -> exception. A wrong argument is a ValueError like a wrong configuration.
@@ -21,6 +29,7 @@ _ERRORS = {
     5: CudaError,
     6: TinyllmError,
     7: ClosedError,
+    8: NotFiniteError,
 }
 
 

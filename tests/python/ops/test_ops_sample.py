@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -205,3 +206,30 @@ def test_padding_rows_may_hold_anything(op_target: Target, temperature: float) -
     params["temperature"][[1, 3]] = params["logprobs"][[1, 3]] = 0
     got = ops_api.sample(op_target, Batch.of_rows("decode", 4), logits, params)
     assert got[[0, 2]].tobytes() == want[[0, 2]].tobytes()
+
+
+@pytest.mark.parametrize("vocab", [300, 301, 5003])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logprobs", [0, 1])
+def test_rows_that_are_not_finite_give_no_token(
+    op_target: Target, vocab: int, temperature: float, logprobs: int
+) -> None:
+    """NaN of either sign and +infinity anywhere, or nothing above -infinity; other rows are as without them."""
+    bad = [np.nan, -np.nan, np.inf]
+    places = [0, vocab // 2, vocab - 1]
+    rows = 2 * len(bad) * len(places) + 2
+    logits = np.random.default_rng(6).normal(size=(rows, vocab)).astype(np.float32)
+    params = params_of(rows, temperature=temperature, position=9, logprobs=logprobs)
+    params["top_k"][::3], params["top_p"][::4] = 20, 0.9
+    want = ops_api.sample(op_target, Batch.of_rows("decode", rows), logits, params)
+    broken = list(range(1, rows, 2))
+    for row, (value, place) in zip(broken, itertools.product(bad, places), strict=False):
+        logits[row, place] = value
+    logits[broken[-1]] = -np.inf
+    got = ops_api.sample(op_target, Batch.of_rows("decode", rows), logits, params)
+    assert (got["token_id"][broken] == -1).all()
+    assert np.isnan(got["logprob"][broken]).all()
+    assert got[::2].tobytes() == want[::2].tobytes()
+    logits[0] = -np.inf  # one finite logit is enough
+    logits[0, vocab // 2] = -5
+    assert ops_api.sample(op_target, Batch.of_rows("decode", rows), logits, params)["token_id"][0] == vocab // 2

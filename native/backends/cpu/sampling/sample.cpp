@@ -15,6 +15,19 @@ namespace tinyllm::cpu {
 
 namespace {
 
+// Whether x has a finite element and neither NaN nor +infinity. By the bits, which compilers turn into vector code.
+bool is_sound(const float* x, int64_t n) {
+    constexpr int32_t kPositive = 0x7fffffff, kInfinity = 0x7f800000;
+    constexpr int32_t kNegativeInfinity = std::numeric_limits<int32_t>::min() | kInfinity;
+    int32_t bad = 0, finite = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const auto bits = std::bit_cast<int32_t>(x[i]);
+        bad |= static_cast<int32_t>(bits >= kInfinity) | static_cast<int32_t>((bits & kPositive) > kInfinity);
+        finite |= static_cast<int32_t>(bits != kNegativeInfinity);
+    }
+    return bad == 0 && finite != 0;
+}
+
 // The repetition penalty (CTRL: Keskar et al. 2019): each token seen so far becomes less likely, once.
 // seen: bits [ceil(vocab_size / 32)]
 void penalize(const uint32_t* seen, float penalty, int64_t vocab_size, float* scores) {
@@ -59,6 +72,10 @@ void CpuBackend::sample(const StepBatch& batch, int32_t vocab_size, const uint32
                 std::copy(raw, raw + vocab_size, penalized);
                 penalize(seen + params.slot * seen_words, params.repetition_penalty, vocab_size, penalized);
                 scores = penalized;
+            }
+            if (!is_sound(scores, vocab_size)) {
+                out[i] = {kNoToken, std::numeric_limits<float>::quiet_NaN()};
+                continue;
             }
             int64_t token = kernels.argmax(scores, vocab_size);
             // Below FLT_MIN the reciprocal of the temperature overflows, and any difference of scores decides anyway.

@@ -37,10 +37,14 @@ __global__ void sample_partial_kernel(const float* logits, const uint32_t* seen,
     SampleScratch& mine = scratch[blockIdx.y];
     for (int bin = first_of_thread(); bin < kBins; bin += kStep) mine.histogram[bin] = 0;
     float value = -INFINITY, logit = -INFINITY, sum = 0;
+    bool sound = true;
 #pragma unroll 4
     for (int32_t group = first_of_thread(); group < row.num_groups(); group += kStep) {
         const TokenValues values = row.penalized(group);
-        for (int i = 0; i < kGroup; ++i) value = fmaxf(value, values.element[i]);
+        for (int i = 0; i < kGroup; ++i) {
+            value = fmaxf(value, values.element[i]);
+            sound &= values.element[i] < INFINITY;
+        }
     }
     const float score = row.score(block_reduce(value, Max{}, shared));
     if (row.params.logprobs != 0) {
@@ -57,6 +61,7 @@ __global__ void sample_partial_kernel(const float* logits, const uint32_t* seen,
         sum = block_reduce(logit > -INFINITY ? sum * expf(logit - largest) : 0.0f, Sum{}, shared);
         logit = largest;
     }
+    if (__syncthreads_or(!sound)) logit = NAN;  // says to sample_draw_kernel that the row has no answer
     if (threadIdx.x == 0) mine.partial[blockIdx.x] = {score, logit, sum};
 }
 
@@ -65,8 +70,10 @@ template <bool kGreedy>
 __device__ uint64_t best_of_thread(const SampleRow& row, const SampleScratch& scratch) {
     uint64_t best = 0;
     if (kGreedy || row.params.temperature <= 0) {
-        row.for_each_score(first_of_thread(), kStep,
-                           [&](int32_t token, float score) { best = max(best, rank_of(score, token)); });
+        // NaN of either sign ranks above all numbers, so that it is seen in the end.
+        row.for_each_score(first_of_thread(), kStep, [&](int32_t token, float score) {
+            best = max(best, rank_of(isnan(score) ? NAN : score, token));
+        });
         return best;
     }
     // The best score survives every filter and gets at least the least noise, so tokens this far below cannot win. They
@@ -100,6 +107,15 @@ __device__ float log_softmax_at(const SampleRow& row, const SampleScratch& scrat
     return row.logits[token] - largest - logf(reduce_parts(sum, 0.0f, Sum{}));
 }
 
+// Whether the row of `winner` has a NaN or an infinity above all numbers, or nothing but -infinity. A whole warp calls.
+template <bool kGreedy>
+__device__ bool has_no_answer(const SampleRow& row, const SampleScratch& scratch, uint64_t winner) {
+    // Scores may be infinite where the temperature is tiny, so for drawn rows the logits are what counts.
+    if (kGreedy || row.params.temperature <= 0) return !(fabsf(value_of(winner)) < INFINITY);
+    const int part = min(static_cast<int>(threadIdx.x % kWarpSize), kSampleBlocks - 1);
+    return winner == 0 || __any_sync(~0u, isnan(__ldcg(&scratch.partial[part].largest_logit)));
+}
+
 // PRECOND: grid (kSampleBlocks, num_logits), block kThreads; counters[num_logits] are zero, and are so again at the
 // end.
 template <bool kGreedy>
@@ -117,9 +133,10 @@ __global__ void sample_draw_kernel(const float* logits, const uint32_t* seen, in
     if (!is_last_of_row(&counters[index]) || threadIdx.x >= kWarpSize) return;
     const int part = min(static_cast<int>(threadIdx.x), kSampleBlocks - 1);
     const uint64_t winner = reduce_parts(__ldcg(&mine.best[part]), uint64_t{0}, Max{});
-    const int32_t token = min(token_of(winner), vocab_size - 1);  // a row of NaN has no winner
+    const bool none = has_no_answer<kGreedy>(row, mine, winner);
+    const int32_t token = none ? kNoToken : token_of(winner);
     float logprob = NAN;
-    if (!kGreedy && row.params.logprobs != 0) logprob = log_softmax_at(row, mine, token);
+    if (!kGreedy && row.params.logprobs != 0 && !none) logprob = log_softmax_at(row, mine, token);
     if (threadIdx.x == 0) out[index] = {token, logprob};
 }
 
