@@ -33,7 +33,7 @@ EngineConfig checked(EngineConfig config) {
     // One chunk fills the machine: a GPU becomes compute-bound at about 1024 rows, a CPU with far fewer.
     if (config.max_step_tokens == 0) config.max_step_tokens = config.device_kind == DeviceKind::Cuda ? 2048 : 256;
     if (config.prefill_chunk == 0)
-        config.prefill_chunk = std::min(config.max_step_tokens, config.device_kind == DeviceKind::Cuda ? 512 : 64);
+        config.prefill_chunk = std::min(config.max_step_tokens, config.device_kind == DeviceKind::Cuda ? 1024 : 64);
     config.validate();
     return config;
 }

@@ -7,6 +7,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -45,7 +46,7 @@ private:
 
     mutable std::mutex mutex_;
     mutable std::condition_variable changed_;
-    std::vector<tl_event> events_;
+    std::deque<tl_event> events_;
     std::unordered_map<uint64_t, bool> live_;  // and whether the engine writes to memory of the caller for it
     size_t num_writing_ = 0;                   // of live_
     std::unordered_map<uint64_t, std::string> errors_;

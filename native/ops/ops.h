@@ -26,7 +26,7 @@ constexpr int32_t kNoToken = -1;
 
 struct SampledToken {
     int32_t token_id;  // or kNoToken
-    float logprob;  // log-softmax of the raw logits at token_id; NaN where not asked for
+    float logprob;     // log-softmax of the raw logits at token_id; NaN where not asked for
 };
 
 // The rows of one step, already on the device. Rows of one sequence are consecutive and their positions ascend by 1;
