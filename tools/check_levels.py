@@ -46,7 +46,7 @@ LEVELS = {
     ),
     "python/tinyllm": (
         "errors < _checks, _package_index < config < _native, tokenization, progress < checkpoints, generation < memory"
-        " < model, demo < api < __init__ < commands < __main__"
+        " < model, demo < loading < api < __init__ < commands < __main__"
     ),
     "python/tinyllm/_native": "abi, handle < library < engine < devices, queue < __init__",
     "python/tinyllm/tokenization": (

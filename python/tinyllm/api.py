@@ -9,9 +9,10 @@ from .config import GenerationConfig, KVCacheConfig, ModelConfig, QuantizationTy
 from .errors import CheckpointError, ClosedError, ConfigError, CudaError, NotFiniteError, OutOfMemoryError, TinyllmError
 from .generation.results import GenerationResult, GenerationStats, StreamPiece
 from .generation.text_request import TextStream
+from .loading import load
 from .memory.planning import MemoryPlan, plan
 from .memory.report import MemoryReport
-from .model import Model, load
+from .model import Model
 
 __all__ = [
     "CheckpointError",

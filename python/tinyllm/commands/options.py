@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ..config import GenerationConfig, GenerationSettings, KVCacheConfig, QuantizationType
-from ..model import Model, load
+from ..loading import load
 
 if TYPE_CHECKING:
     import argparse
+
+    from ..model import Model
 
 MODEL_HELP = "Hugging Face directory, GGUF file, or owner/name on the Hugging Face Hub"
 

@@ -108,7 +108,7 @@ class RecordedBar:
 
 def test_the_bar_counts_what_is_in_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     bars = []
-    monkeypatch.setattr("tinyllm.model.load_bar", lambda *args: bars.append(RecordedBar(*args)) or bars[-1])
+    monkeypatch.setattr("tinyllm.loading.load_bar", lambda *args: bars.append(RecordedBar(*args)) or bars[-1])
     tinyllm.load(MODEL, "cpu").close()
     (bar,) = bars
     assert not bar.show
