@@ -92,9 +92,10 @@ UNREADABLE = """
 import os, sys
 from tinyllm import CheckpointError
 from tinyllm.checkpoints import open_checkpoint
+open_checkpoint(sys.argv[1]).close()  # all modules, which the other user may not be able to read
 if os.getuid() == 0:
     os.setuid(65534)
-for path in sys.argv[1:]:
+for path in sys.argv[2:]:
     try:
         open_checkpoint(path)
         print("opened")
@@ -108,6 +109,7 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
     for parent in (tmp_path, *tmp_path.parents):
         if os.getuid() == 0 and parent.stat().st_mode & 0o001 == 0 and parent.is_relative_to("/tmp"):
             parent.chmod(parent.stat().st_mode | 0o055)
+    readable = huggingface(tmp_path / "readable")
     closed = huggingface(tmp_path / "closed")
     files = huggingface(tmp_path / "files")
     (files / "config.json").chmod(0)
@@ -116,7 +118,7 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
     closed.chmod(0)
     (tmp_path / "parent").chmod(0)
     try:
-        command = [sys.executable, "-c", UNREADABLE, str(closed), str(files), str(inside)]
+        command = [sys.executable, "-c", UNREADABLE, str(readable), str(closed), str(files), str(inside)]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
     finally:
         closed.chmod(0o755)
