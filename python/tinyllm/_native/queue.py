@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import secrets
 import struct
+from contextlib import suppress
 from ctypes import POINTER, byref, c_int32, c_uint64, c_void_p, create_string_buffer
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..errors import ClosedError
 from .abi import CEvent, CGenerationConfig, CRequest
 from .handle import NativeObject
 from .library import call, error_of, library
@@ -105,7 +107,8 @@ class EventQueue(NativeObject):
 
     def close(self) -> None:
         """End all requests and wait until the engine has let go of them. Closing twice is allowed."""
-        call("tl_queue_close", self.handle)
+        with suppress(ClosedError):  # another thread closes the engine at this moment, which ends them too
+            call("tl_queue_close", self.handle)
 
 
 def _fill(

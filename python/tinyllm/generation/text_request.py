@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from .._native.queue import FINISH_CANCELLED, FINISH_ERROR, FINISH_LENGTH, FINISH_NONE, FINISH_STOP, Event, EventQueue
-from ..errors import ClosedError
 from .results import GenerationResult, GenerationStats, StreamPiece
 from .stop import StopMatcher
 
@@ -162,13 +160,11 @@ class TextStream(Iterator[StreamPiece]):
             if not self._events:
                 self._events.extend(self._queue.take())
             piece = self._request.piece(self._queue, self._events.popleft())
+            if self._request.ended:
+                self.close()  # where a stop string ended it, the engine has one more step of it
         except BaseException:
-            self._ended = True
-            with suppress(ClosedError):
-                self._queue.close()
+            self.close()
             raise
-        if self._request.ended:
-            self._ended = True
         return piece
 
     def __enter__(self) -> TextStream:
