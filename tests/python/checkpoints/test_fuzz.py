@@ -52,6 +52,7 @@ def test_what_was_found_stays_refused(tmp_path: Path, case: dict[str, bytes]) ->
         open_checkpoint(tmp_path / "model.gguf" if "model.gguf" in case else tmp_path)
 
 
+@pytest.mark.slow
 def test_a_short_run_finds_nothing() -> None:
     command = [sys.executable, "-m", "fuzz", "--run", "--cases", str(CASES), "--seconds", "45"]
     path = os.pathsep.join([str(TOOLS), os.environ.get("PYTHONPATH", "")])

@@ -23,6 +23,7 @@ def tiny_model(device: str) -> Iterator[tinyllm.Model]:
         yield model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "least"), [(["random", "300"], 300), (["lines", "11"], 500)], ids=["random", "lines"])
 def test_interrupts_lose_nothing(how: list[str], least: int) -> None:
     result = run_program("interrupts.py", *how)
