@@ -32,6 +32,6 @@ step "native tests"
 ctest --preset cpu-release --parallel "$(nproc)"
 
 step "Python tests"
-TINYLLM_LIBRARY=$build/native/libtinyllm_testing.so PYTHONPATH=python python3 -m pytest -q -rfE -m "not slow" "$@"
+TINYLLM_LIBRARY=$build/native/libtinyllm_testing.so PYTHONPATH=python python3 -m pytest -q -rfE -n 2 -m "not slow" "$@"
 
 step "done"
